@@ -1,0 +1,28 @@
+"""Small language models that write one character at a time.
+
+from gpt import load, SamplingParams
+load("gpt-shakespeare").generate("ROMEO:", SamplingParams(temperature=0.8, seed=7)).text
+"""
+
+from gpt.bigram import Bigram, BigramConfig
+from gpt.checkpoint import CheckpointError, load
+from gpt.generate import Generation, LanguageModel, Score, Step
+from gpt.sampling import SamplingParams
+from gpt.tokenizer import Tokenizer
+from gpt.transformer import GPT, GPTConfig, KVCache
+
+__all__ = [
+    "GPT",
+    "Bigram",
+    "BigramConfig",
+    "CheckpointError",
+    "GPTConfig",
+    "Generation",
+    "KVCache",
+    "LanguageModel",
+    "SamplingParams",
+    "Score",
+    "Step",
+    "Tokenizer",
+    "load",
+]

@@ -1,0 +1,31 @@
+"""The contract of every model that writes from left to right. Sampling, scoring, training and the page use it alone."""
+
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class Config(Protocol):
+    """The sizes of a model: what its config.json says."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+class CausalModel(nn.Module):
+    """A model has a config, a window (how many tokens back it sees at once) and one call:
+
+    forward(ids (B, T), state=None) -> logits (B, T, V), state
+
+    The state is whatever the model remembers of the rows it has read: a KV cache, a hidden vector, nothing. None
+    starts a text. It belongs to one request and is handed in and out, never kept on the model. A state that is not
+    None can join rows that were read apart: `type(state).stack(states)`.
+    """
+
+    config: Config
+    window: int
+
+    def forward(self, ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        raise NotImplementedError

@@ -1,0 +1,134 @@
+"""`python -m train`: train a model from a text, or measure one."""
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from gpt import CheckpointError, load
+from train import data as texts
+from train.evaluate import held_out
+from train.recipe import BigramRecipe, GPTRecipe, Recipe
+from train.run import WINDOW, count, learn
+from train.trainer import Budget, Done, Event, Losses, Sample, Step
+
+DEFAULT_MINUTES = 20.0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m train", description="Train a small language model, or measure one.")
+    commands = top.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("run", help="train a model and write a weights folder")
+    run.add_argument("kind", choices=("bigram", "gpt"), help="bigram is counted, unless a budget says to learn it")
+    run.add_argument("--data", required=True, help=f"a text file, or one of: {', '.join(texts.SOURCES)}")
+    run.add_argument("--out", required=True, type=Path, help="the folder to write")
+    budget = run.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, help=f"how long to train; also picks the size (gpt: {DEFAULT_MINUTES:g})")
+    budget.add_argument("--steps", type=int, help="train this many steps instead")
+    run.add_argument("--seed", type=int, default=1337, help="of weights, batches and samples (%(default)s)")
+    run.add_argument("--resume", action="store_true", help="go on with a run that was stopped; repeat its other options")
+    run.add_argument("--device", choices=("cpu", "cuda"), help="cuda if there is one, else cpu")
+    run.add_argument("--compile", action="store_true", help="compile the model first: a minute that pays in a run of ten")
+    for name, kind, text in (
+        ("layers", int, "blocks of a gpt"),
+        ("width", int, "channels of a gpt"),
+        ("context", int, "tokens that a gpt sees at once"),
+        ("dropout", float, "share of a gpt's channels dropped in training"),
+    ):
+        run.add_argument(f"--{name}", type=kind, help=f"{text}, if not what suits the minutes")
+
+    evaluate = commands.add_parser("evaluate", help="held-out loss of a weights folder")
+    evaluate.add_argument("model", help="a name under weights/, a folder, or a Hub id")
+    evaluate.add_argument("--data", required=True, help="the text that it was trained on: its last tenth is scored")
+    return top
+
+
+def run(args: argparse.Namespace) -> Generator[Event]:
+    data = texts.read(args.data)
+    command = "python -m train " + shlex.join(sys.argv[1:])
+    shape = {name: value for name in ("layers", "width", "context", "dropout") if (value := getattr(args, name)) is not None}
+    if args.kind == "bigram":
+        if shape:
+            raise ValueError(f"a bigram has no {', '.join(shape)}; leave it out")
+        if args.minutes is None and args.steps is None:
+            return count(data, args.out, args.seed, command)
+        recipe: Recipe = BigramRecipe()
+    else:
+        recipe = replace(GPTRecipe.for_minutes(args.minutes or DEFAULT_MINUTES), **shape)
+    if args.minutes is None and args.steps is None:
+        args.minutes = DEFAULT_MINUTES
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("there is no CUDA device here; leave --device out to train on the CPU")
+    return learn(
+        args.kind, recipe, data, args.out, Budget(args.steps, args.minutes), args.seed, command, args.resume, device, args.compile
+    )
+
+
+def show(events: Generator[Event]) -> None:
+    """Print what a run reports. Ctrl-C ends it between two steps, with everything saved."""
+    stop = False
+
+    def ask_to_stop(*_: object) -> None:
+        nonlocal stop
+        stop = True
+
+    signal.signal(signal.SIGINT, ask_to_stop)
+    pause = 0.1 if sys.stderr.isatty() else 30  # seconds between two lines in a log file
+    with tqdm(
+        total=100, mininterval=pause, bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
+    ) as bar:
+        for event in events:
+            match event:
+                case Step():
+                    bar.n = 100 * event.progress
+                    bar.set_description_str(f"step {event.step}", refresh=False)
+                    bar.set_postfix_str(f"loss {event.loss:.3f}, {event.tokens_per_second:,.0f} tokens/s", refresh=False)
+                    bar.update(0)
+                case Losses():
+                    mark = ", the best so far" if event.best else ""
+                    bar.write(f"step {event.step}: train {event.train:.4f}, held out {event.held_out:.4f} nats a token{mark}")
+                case Sample():
+                    bar.write(event.text + "\n")
+                case Done():
+                    bar.n = 100
+                    bar.refresh()
+            if stop and not isinstance(event, Done):
+                events.close()
+                bar.write("Stopped. The same command with --resume goes on from here.")
+                sys.exit(130)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    lm = load(args.model)
+    encoded = lm.tokenizer.encode(texts.read(args.data).parts[1])
+    if len(encoded.ids) < 2:
+        raise ValueError(f"the last tenth of {args.data} has too few characters to score")
+    characters = len(lm.tokenizer.decode(encoded.ids[1:]))
+    result = held_out(lm.model, torch.tensor(encoded.ids), lm.window if lm.window > 1 else WINDOW, characters)
+    if encoded.left_out:
+        print(f"left out, because this model never saw them: {encoded.left_out!r}", file=sys.stderr)
+    print(f"{result.nats_per_token:.4f} nats a token, {result.bits_per_character:.4f} bits a character, over {result.tokens:,}")
+
+
+def main() -> None:
+    args = parser().parse_args()
+    try:
+        if args.command == "run":
+            show(run(args))
+            print(f"The model is in {args.out}. Try: python -m gpt --model {args.out}")
+        else:
+            evaluate(args)
+    except (ValueError, CheckpointError) as error:
+        sys.exit(f"python -m train: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The model card and the picture of the loss curve, both made from a run's training.json."""
+
+import math
+from html import escape
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+PROJECT = "from-bigram-to-gpt"
+KINDS = {
+    "bigram": "a table of which character follows which",
+    "gpt": "a decoder-only transformer in the shape of Qwen3",
+}
+
+
+def card(facts: dict[str, Any], name: str) -> str:
+    """The README.md of a weights folder: front matter for the Hub, then what the model is, knows and costs."""
+    data, held_out, sample = facts["data"], facts["held_out"], facts["sample"]
+    is_gpt = facts["kind"] == "gpt"
+    front = ModelCardData(
+        language="en" if data["name"] == "shakespeare" else None,
+        license="mit",
+        library_name="transformers" if is_gpt else "safetensors",
+        pipeline_tag="text-generation",
+        tags=[PROJECT, "character-level", facts["kind"]],
+        model_name=name,
+        eval_results=[
+            EvalResult("text-generation", "text", data["name"], "bits_per_character", round(held_out["bits_per_character"], 4))
+        ],
+    )
+    bits = {
+        "this model": held_out["bits_per_character"],
+        "counting pairs of characters (bigram)": facts["baselines"]["bigram"] / math.log(2),
+        "every character alike": facts["baselines"]["uniform"] / math.log(2),
+    }
+    rows = "\n".join(f"| {what} | {nats * math.log(2):.4f} | {nats:.4f} |" for what, nats in bits.items())
+    sees = "the last character" if facts["window"] == 1 else f"the last {facts['window']} characters"
+    licence = f" ({data['licence']}, {data['url']})" if data["url"] else ""
+    settings = f"temperature={sample['temperature']}, max_new_tokens={sample['max_new_tokens']}, seed={sample['seed']}"
+    transformers = f"""
+```python
+from transformers import pipeline
+pipeline("text-generation", "{name}")({sample["prompt"]!r}, max_new_tokens=300)
+```
+"""
+    return f"""---
+{front.to_yaml()}
+---
+
+# {name}
+
+{KINDS[facts["kind"]].capitalize()}, which writes one character at a time. It has {facts["parameters"]:,} parameters, sees
+{sees}, and learned from {data["name"]}{licence}.
+
+| held out: the last tenth of the text, {held_out["tokens"]:,} characters | nats a character | bits a character |
+|---|---|---|
+{rows}
+
+![Loss while it learned](loss_curve.svg)
+
+What it writes after `{sample["prompt"]}` ({settings}):
+
+```text
+{sample["prompt"]}{sample["text"]}
+```
+
+## Use it
+
+```python
+from gpt import load, SamplingParams
+load("{name}").generate({sample["prompt"]!r}, SamplingParams({settings})).text
+```
+
+```
+python -m gpt --model {name} --prompt {sample["prompt"]!r} --length {sample["max_new_tokens"]} --seed {sample["seed"]}
+```
+{transformers if is_gpt else ""}
+## Limits
+
+It imitates the look of one text and knows nothing of the world: do not believe what it writes. A character that the text
+does not have is left out of a prompt.
+
+## How it was made
+
+`{facts["command"]}`, {facts["steps"]:,} steps in {duration(facts["seconds"])} on {facts["machine"]["cores"]} cores of
+{facts["machine"]["processor"]} ({facts["started"][:10]}). Every figure here is from the `training.json` that this run wrote.
+"""
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that a person would say."""
+    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+
+
+def loss_curve(facts: dict[str, Any], width: int = 640, height: int = 320) -> str:
+    """The losses of a run as an SVG picture: held out and train over the steps, in nats a token."""
+    curve = facts["curve"]
+    values = [point[side] for point in curve for side in ("train", "held_out")]
+    low, high = math.floor(min(values) * 10) / 10, math.ceil(max(values) * 10 + 0.1) / 10
+    last = max(point["step"] for point in curve)
+    left, top, right, bottom = 52, 16, width - 100, height - 40
+
+    def place(step: float, loss: float) -> tuple[float, float]:
+        return left + (right - left) * step / last, bottom - (bottom - top) * (loss - low) / (high - low)
+
+    marks = [low + (high - low) * i / 4 for i in range(5)]
+    parts = [
+        f'<line x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="#ddd"/>'
+        f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{mark:.2f}</text>'
+        for mark in marks
+        for y in [place(0, mark)[1]]
+    ]
+    for side, label, colour in (("train", "train", "#999"), ("held_out", "held out", "#b3471d")):
+        points = [place(point["step"], point[side]) for point in curve]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<circle cx="{points[-1][0]:.1f}" cy="{points[-1][1]:.1f}" r="3" fill="{colour}"/>')
+        parts.append(f'<text x="{points[-1][0] + 8:.1f}" y="{points[-1][1] + 4:.1f}" fill="{colour}">{label}</text>')
+    parts.append(f'<text x="{right}" y="{bottom + 26}" text-anchor="end">{last:,} steps</text>')
+    parts.append(f'<text x="{left}" y="{bottom + 26}">nats a character</text>')
+    title = escape(f"Loss of {facts['kind']} on {facts['data']['name']}")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'font-family="sans-serif" font-size="13" fill="#333"><title>{title}</title>'
+        f'<rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>\n'
+    )

@@ -1,0 +1,248 @@
+"""A training run: a text and a recipe in, a whole weights folder out."""
+
+import io
+import json
+import math
+import os
+import pickle
+import platform
+import time
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt import Bigram, BigramConfig, LanguageModel, SamplingParams, Tokenizer, load
+from gpt.checkpoint import save, write_aside
+from gpt.model import CausalModel
+from train.card import card, loss_curve
+from train.data import Data, random_batch
+from train.evaluate import HeldOut, held_out
+from train.recipe import Recipe
+from train.trainer import Budget, Done, Event, Losses, Trainer
+
+TRAINING = "training.json"
+RESUME = "resume.pt"
+SAVE_EVERY = 60  # seconds between two resume files: the most that a killed run loses
+WINDOW = 256  # in which a bigram's held-out text is read; it changes nothing, each character sees one
+SMOOTHING = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # the k that are tried
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A text ready to learn from: ids of the training part and of the held-out part, both (N,)."""
+
+    tokenizer: Tokenizer
+    train: Tensor
+    held_out: Tensor
+
+    @classmethod
+    def of(cls, data: Data, window: int) -> "Texts":
+        """Raises ValueError if the text is too short for one window in each part."""
+        tokenizer = Tokenizer.from_text(data.text)
+        train, held = (torch.tensor(tokenizer.encode(part).ids) for part in data.parts)
+        if len(held) < 2 or len(train) <= window:
+            least = max(20, math.ceil((window + 1) / 0.9))
+            raise ValueError(f"{data.name} has {len(data.text)} characters; a run with windows of {window} needs {least} or more")
+        return cls(tokenizer, train, held)
+
+
+def machine() -> dict[str, Any]:
+    """Where a run happened, without anything that names the machine."""
+    processor = platform.processor() or platform.machine()
+    if (info := Path("/proc/cpuinfo")).is_file():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        processor = names[0] if names else processor
+    return {"processor": processor, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+
+
+def count(data: Data, out: Path, seed: int, command: str) -> Generator[Event]:
+    """Make a bigram by counting pairs: exact, and done in a moment. Writes the folder `out`."""
+    _refuse_if_used(out)
+    started, clock = _now(), time.perf_counter()
+    texts = Texts.of(data, 1)
+    model, k = counted_bigram(texts)
+    train_loss = held_out(model, texts.train, WINDOW).nats_per_token
+    result = held_out(model, texts.held_out, WINDOW)
+    seconds = time.perf_counter() - clock
+    yield Losses(1, seconds, train_loss, result.nats_per_token, True)
+    settings = {"method": "counting", "k": k, "seed": seed, "device": "cpu", "precision": "float32"}
+    point = {"step": 1, "seconds": seconds, "train": train_loss, "held_out": result.nats_per_token}
+    run = {"kind": "bigram", "command": command, "started": started, "steps": 1, "tokens": len(texts.train), "finished": True}
+    _write_folder(out, model, texts, data, result, {**run, "seconds": seconds, **settings}, [point])
+    yield Done(1, seconds, len(texts.train))
+
+
+def counted_bigram(texts: Texts) -> tuple[Bigram, float]:
+    """The bigram of a text, with the k of add-k smoothing that does best on the last tenth of the training part when
+    the rest of it is counted."""
+    model = Bigram(BigramConfig(len(texts.tokenizer)))
+    cut = int(len(texts.train) * 0.9)
+    rest, aside = texts.train[:cut], texts.train[cut:]
+    k = min(SMOOTHING, key=lambda k: held_out(model.fit_counts(rest, k), aside, WINDOW).nats_per_token)
+    return model.fit_counts(texts.train, k), k
+
+
+def learn(
+    kind: str,
+    recipe: Recipe,
+    data: Data,
+    out: Path,
+    budget: Budget,
+    seed: int,
+    command: str,
+    resume: bool = False,
+    device: str = "cpu",
+    compile: bool = False,
+) -> Generator[Event]:
+    """Train by gradient descent. The folder `out` always holds the best model so far, whole, and what `resume` needs.
+
+    Raises ValueError if `out` holds another run, or with `resume` none that this one continues.
+    """
+    texts = Texts.of(data, recipe.context)
+    # With a compiler the casts to bfloat16 are fused away and its products pay, where the processor has them.
+    low_precision = device == "cuda" or (compile and _native_bfloat16())
+    settings = {
+        "method": "gradient descent",
+        "recipe": asdict(recipe),
+        "budget": {name: value for name, value in asdict(budget).items() if value is not None},
+        "seed": seed,
+        "device": device,
+        "compile": compile,
+        "precision": "bfloat16" if low_precision else "float32",
+    }
+    torch.manual_seed(seed)
+    model = recipe.build(len(texts.tokenizer)).to(device)
+    result: HeldOut | None = None  # the last evaluation, in full
+
+    def evaluate() -> float:
+        nonlocal result
+        result = held_out(model, texts.held_out, recipe.context)
+        return result.nats_per_token
+
+    def batch(progress: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return random_batch(texts.train, *recipe.batch_shape(progress), generator)
+
+    def sample() -> str:
+        return LanguageModel(model, texts.tokenizer).generate(data.prompt, SamplingParams(max_new_tokens=200, seed=seed)).text
+
+    optimizers = recipe.optimizers(model)
+    trainer = Trainer(model, optimizers, batch, evaluate, sample, budget, seed, low_precision, compile)
+    identity = {"data": data.sha256, **settings}  # what a resumed run must share with the one it continues
+    progress: dict[str, Any] = {"started": _now(), "curve": []}
+    if resume:
+        saved = _read_resume(out / RESUME, identity)
+        trainer.load_state_dict(saved["trainer"])
+        progress = saved["progress"]
+    else:
+        _refuse_if_used(out)
+
+    def save_resume() -> None:
+        buffer = io.BytesIO()
+        torch.save({"identity": identity, "progress": progress, "trainer": trainer.state_dict()}, buffer)
+        write_aside(out / RESUME, buffer.getvalue())
+
+    saved_at = time.perf_counter()
+    try:
+        for event in trainer.run():
+            if isinstance(event, Losses):
+                progress["curve"].append(
+                    {"step": event.step, "seconds": event.seconds, "train": event.train, "held_out": event.held_out}
+                )
+                if event.best and result:
+                    run = {"kind": kind, "command": command, "started": progress["started"]}
+                    run |= {"steps": event.step, "tokens": trainer.tokens, "seconds": event.seconds, "finished": False}
+                    _write_folder(out, model, texts, data, result, run | settings, progress["curve"])
+            if time.perf_counter() - saved_at > SAVE_EVERY or isinstance(event, Losses):
+                save_resume()
+                saved_at = time.perf_counter()
+            if isinstance(event, Done):
+                _finish(out, event, progress["curve"])
+            yield event
+    except GeneratorExit:  # whoever listened has stopped, between two steps
+        save_resume()
+        raise
+
+
+def _write_folder(
+    out: Path, model: CausalModel, texts: Texts, data: Data, result: HeldOut, run: dict[str, Any], curve: list[dict[str, float]]
+) -> None:
+    """Write the weights and all that is known of them. Every figure elsewhere is read from training.json."""
+    save(out, model, texts.tokenizer)
+    lm = load(out)  # as anybody else will open it
+    baseline, _ = counted_bigram(texts)
+    params = SamplingParams(seed=run["seed"], max_new_tokens=600)
+    written = lm.generate(data.prompt, params)
+    facts = {
+        **run,
+        "data": {
+            "name": data.name,
+            "url": data.source.url if data.source else None,
+            "licence": data.source.licence if data.source else None,
+            "sha256": data.sha256,
+            "characters": len(data.text),
+            "split": "the first 90 % to train, the last 10 % held out",
+        },
+        "tokenizer": "char",
+        "vocabulary": len(texts.tokenizer),
+        "parameters": lm.parameters,
+        "window": lm.window,
+        "train_loss": curve[-1]["train"],
+        "held_out": asdict(result),
+        "baselines": {
+            "uniform": math.log(len(texts.tokenizer)),
+            "bigram": held_out(baseline, texts.held_out, WINDOW).nats_per_token,
+        },
+        "sample": {"prompt": data.prompt, **asdict(params), "text": written.text},
+        "machine": machine(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "curve": curve,
+    }
+    _write_facts(out, facts)
+
+
+def _finish(out: Path, done: Done, curve: list[dict[str, float]]) -> None:
+    """The best weights are written; add how the run ended, and drop what only a resumed run needs."""
+    facts = json.loads((out / TRAINING).read_text())
+    _write_facts(out, facts | {"finished": True, "run_steps": done.step, "run_seconds": done.seconds, "curve": curve})
+    (out / RESUME).unlink(missing_ok=True)
+
+
+def _write_facts(out: Path, facts: dict[str, Any]) -> None:
+    write_aside(out / TRAINING, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    write_aside(out / "loss_curve.svg", loss_curve(facts))
+    write_aside(out / "README.md", card(facts, out.resolve().name))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _native_bfloat16() -> bool:
+    # The only question that torch 2.8 to 2.13 all answer; it has no public name yet.
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _refuse_if_used(out: Path) -> None:
+    if (out / RESUME).exists():
+        raise ValueError(f"{out} holds a run that was stopped; go on with --resume, or name another folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is not empty; name another folder, so that nothing is lost")
+
+
+def _read_resume(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"there is nothing to resume in {path.parent}: {path.name} is not there, as after a finished run")
+    try:
+        saved: dict[str, Any] = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove the folder and train again") from None
+    changed = [name for name in identity if saved["identity"].get(name) != identity[name]]
+    if changed:
+        was, now = ({name: side.get(name) for name in changed} for side in (saved["identity"], identity))
+        raise ValueError(f"the run in {path.parent} began with {was}, not {now}; resume it with the same settings")
+    return saved

@@ -1,0 +1,176 @@
+"""The training loop. It knows no model, writes no file and prints nothing: it gives events to whoever listens."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gpt.model import CausalModel
+
+
+@dataclass(frozen=True)
+class Step:
+    """One update was made. progress runs from 0 to 1; loss is of its batch, in nats a token."""
+
+    step: int
+    progress: float
+    loss: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The held-out text was scored. train is the mean over the steps since the last time; both in nats a token."""
+
+    step: int
+    seconds: float
+    train: float
+    held_out: float
+    best: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A text that the model writes now."""
+
+    step: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """The budget is used up."""
+
+    step: int
+    seconds: float
+    tokens: int
+
+
+Event = Step | Losses | Sample | Done
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: a number of steps, or minutes of this machine."""
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError("a budget is either steps or minutes; give one of them")
+        if not (self.steps if self.steps is not None else self.minutes or 0) > 0:
+            raise ValueError(
+                f"a budget of {self.steps if self.minutes is None else self.minutes} is too little; it must be above 0"
+            )
+
+    def progress(self, step: int, seconds: float) -> float:
+        """The share that is used up, 0 to 1."""
+        return min(1.0, step / self.steps if self.steps else seconds / (60 * (self.minutes or 1)))
+
+
+def learning_rate_factor(progress: float) -> float:
+    """Up in the first 2 % of the budget, then linearly down to zero, which also settles the weights: no average of
+    them is needed on top."""
+    return min(max(progress, 1e-3) / 0.02, 1.0 - progress)
+
+
+class Trainer:
+    """Trains a model, from wherever it stands to the end of its budget.
+
+    batch        (progress, generator) -> inputs and next tokens (B, T); a target of -1 does not count
+    evaluate     () -> held-out loss in nats a token
+    sample       () -> a text
+    optimizers   any; their learning rates are scaled by the schedule
+    """
+
+    def __init__(
+        self,
+        model: CausalModel,
+        optimizers: list[torch.optim.Optimizer],
+        batch: Callable[[float, torch.Generator], tuple[Tensor, Tensor]],
+        evaluate: Callable[[], float],
+        sample: Callable[[], str],
+        budget: Budget,
+        seed: int = 0,
+        low_precision: bool = False,
+        compile: bool = False,
+    ) -> None:
+        self.model, self.optimizers, self.budget, self.seed = model, optimizers, budget, seed
+        self.batch, self.evaluate, self.sample = batch, evaluate, sample
+        self.device = next(model.parameters()).device
+        self.low_precision = low_precision
+        self.loss = torch.compile(self._loss, dynamic=False) if compile else self._loss
+        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+        self.step, self.tokens, self.seconds = 0, 0, 0.0
+        self.best = float("inf")
+        # The held-out text is scored twenty times, in a short run less often: it costs as much as dozens of steps.
+        self.interval = max(0.05, 100 / budget.steps if budget.steps else 0.5 / (budget.minutes or 1))
+        self.next_evaluation = self.interval  # as a share of the budget
+        self.losses: list[float] = []  # since the last evaluation
+
+    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16) if self.low_precision else nullcontext():
+            logits, _ = self.model(inputs)
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
+
+    def run(self) -> Iterator[Event]:
+        """Train, an event at a time. Between two events the trainer may be saved, or left for good."""
+        self.model.train()
+        clock = time.perf_counter() - self.seconds
+        while True:
+            progress = self.budget.progress(self.step, self.seconds)
+            if self.losses and (progress >= self.next_evaluation or progress == 1):
+                yield from self._look(progress, clock)
+            if progress == 1:
+                break
+            # Every step draws from its own seed, so that a resumed run goes on exactly as it would have.
+            generator = torch.Generator().manual_seed(self.seed * 1_000_000 + self.step)
+            torch.manual_seed(self.seed * 1_000_000 + self.step)
+            inputs, targets = (part.to(self.device) for part in self.batch(progress, generator))
+            for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * learning_rate_factor(progress)
+            loss = self.loss(inputs, targets)
+            loss.backward()
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            self.losses.append(loss.item())
+            self.step, self.tokens = self.step + 1, self.tokens + inputs.numel()
+            before, self.seconds = self.seconds, time.perf_counter() - clock
+            done = self.budget.progress(self.step, self.seconds)
+            yield Step(self.step, done, self.losses[-1], inputs.numel() / (self.seconds - before))
+        yield Done(self.step, self.seconds, self.tokens)
+
+    def _look(self, progress: float, clock: float) -> Iterator[Event]:
+        held_out = self.evaluate()
+        text = self.sample()
+        self.model.train()
+        train = sum(self.losses) / len(self.losses)
+        best = held_out < self.best
+        self.best, self.losses = min(self.best, held_out), []
+        self.next_evaluation = progress + self.interval
+        self.seconds = time.perf_counter() - clock
+        yield Losses(self.step, self.seconds, train, held_out, best)
+        yield Sample(self.step, text)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a later run needs to go on from here: tensors and plain numbers."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            **{name: getattr(self, name) for name in ("step", "tokens", "seconds", "best", "next_evaluation", "losses")},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state.pop("model"))
+        for optimizer, saved in zip(self.optimizers, state.pop("optimizers"), strict=True):
+            optimizer.load_state_dict(saved)
+        for name, value in state.items():
+            setattr(self, name, value)
