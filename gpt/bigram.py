@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from gpt.model import CausalModel
 
+LARGEST = 2**16  # tokens; the table has their square
+
 
 @dataclass(frozen=True)
 class BigramConfig:
@@ -22,10 +24,10 @@ class BigramConfig:
 
     @classmethod
     def from_json(cls, config: dict[str, Any]) -> "BigramConfig":
-        """The inverse of `to_json`. Raises ValueError if vocab_size is missing or no whole number above 0."""
+        """The inverse of `to_json`. Raises ValueError if vocab_size is missing or out of range."""
         size = config.get("vocab_size")
-        if type(size) is not int or size < 1:
-            raise ValueError(f"vocab_size is {size!r}; it must be a whole number above 0")
+        if type(size) is not int or not 0 < size <= LARGEST:
+            raise ValueError(f"vocab_size is {size!r}; it must be a whole number above 0 and at most {LARGEST:,}")
         return cls(size)
 
 

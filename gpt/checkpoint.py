@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     sha = hashlib.sha256()
     for name in sorted(tensors):
         sha.update(name.encode())
-        sha.update(tensors[name].contiguous().cpu().numpy().tobytes())
+        sha.update(tensors[name].cpu().reshape(-1).view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
     return sha.hexdigest()
 
 
@@ -95,12 +97,12 @@ def load(model: str | os.PathLike[str], revision: str | None = None) -> Language
     name = os.fspath(model)
     if name in names():
         return _open(WEIGHTS / name, name)
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # unlike Path.is_dir, no error for what can be no path
         return _open(Path(name), Path(name).resolve().name)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII) and not name.startswith("."):
         return _open(_download(name, revision), name)
     near = difflib.get_close_matches(name, names(), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"weights/ has {', '.join(names()) or 'none'}"
+    hint = f"did you mean {near[0]!r}?" if near else f"weights/ has {', '.join(names()) or 'none'}."
     raise CheckpointError(f"there is no model {name!r}; {hint} A folder or a Hub id like user/repo also serves")
 
 
@@ -116,6 +118,8 @@ def _download(repo: str, revision: str | None) -> Path:
             return folder
     except errors.LocalEntryNotFoundError:
         pass  # not in the cache: ask the Hub
+    except errors.HFValidationError:
+        raise CheckpointError(f"{repo} cannot be a Hub id; give one like user/repo, as its page shows it") from None
     try:
         return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=wanted))
     except errors.RevisionNotFoundError:
@@ -139,35 +143,60 @@ def _open(folder: Path, name: str) -> LanguageModel:
     for file in NEEDED:
         if not (folder / file).is_file():
             raise CheckpointError(f"{folder / file} is missing; {mend}")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("it is not a JSON object")
-        if config.get("model_type") not in MODEL_TYPES:
-            raise ValueError(f"model_type is {config.get('model_type')!r}; known here: {', '.join(MODEL_TYPES)}")
-        model_class, config_class = MODEL_TYPES[config["model_type"]]
+    with _blaming(folder / "config.json", mend):
+        config = _json_object(folder / "config.json")
+        model_type = config.get("model_type")
+        if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
+            raise ValueError(f"model_type is {model_type!r}; known here: {', '.join(MODEL_TYPES)}")
+        model_class, config_class = MODEL_TYPES[model_type]
         sizes = config_class.from_json(config)
-        with torch.device("meta"):  # shapes without memory, to compare before any is taken
-            expected = {k: tuple(v.shape) for k, v in model_class(sizes).state_dict().items()}
-    except ValueError as error:
-        raise CheckpointError(f"{folder / 'config.json'} cannot be used ({error}); {mend}") from None
-    try:
-        with safetensors.safe_open(folder / "model.safetensors", framework="pt") as file:
-            found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (it is no dict)
-            if found != expected:
-                odd = sorted(k for k in found.keys() | expected.keys() if found.get(k) != expected.get(k))
-                raise ValueError(
-                    f"{odd[0]} is {found.get(odd[0], 'not there')}, config.json wants {expected.get(odd[0], 'none')}"
-                )
-            tensors = {key: file.get_tensor(key) for key in found}
-            digest = (file.metadata() or {}).get("sha256")
-        if digest is not None and digest != _digest(tensors):
-            raise ValueError("its content does not match its own sha256")
+    with _blaming(folder / "tokenizer.json", mend):
         tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
         if len(tokenizer) != sizes.vocab_size:
-            raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, config.json {sizes.vocab_size}")
-    except (ValueError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{folder / 'model.safetensors'} is damaged or does not fit ({error}); {mend}") from None
+            raise ValueError(f"it has {len(tokenizer)} tokens, config.json says {sizes.vocab_size}")
+    with _blaming(folder / "model.safetensors", mend):
+        with torch.device("meta"):  # shapes without memory, to compare before any is taken
+            expected = {name: tuple(tensor.shape) for name, tensor in model_class(sizes).state_dict().items()}
+        tensors = _read_tensors(folder / "model.safetensors", expected)
     opened = model_class(sizes)
     opened.load_state_dict(tensors)
     return LanguageModel(opened, tokenizer, name)
+
+
+@contextmanager
+def _blaming(path: Path, mend: str) -> Iterator[None]:
+    """Whatever is wrong with a file becomes a CheckpointError that names it and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); {mend}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged or does not fit ({error}); {mend}") from None
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested without end
+        raise ValueError("it is not JSON") from None
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")
+    return content
+
+
+def _read_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, if their names and shapes are as expected and their own sha256 agrees."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+            if odd:
+                has, wants = found.get(odd[0], "not there"), expected.get(odd[0], "none")
+                raise ValueError(f"{odd[0]} is {has}, config.json wants {wants}")
+            tensors = {name: file.get_tensor(name) for name in found}
+            digest = (file.metadata() or {}).get("sha256")
+    except safetensors.SafetensorError:  # its text tells of the library's insides
+        raise ValueError("it is cut short, or no safetensors file") from None
+    if digest is not None and digest != _digest(tensors):
+        raise ValueError("its content does not match its own sha256")
+    return tensors

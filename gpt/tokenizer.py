@@ -37,11 +37,18 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: Path) -> "Tokenizer":
-        """Open a tokenizer.json. Raises ValueError if it is not one."""
+        """Open a tokenizer.json. Raises ValueError if it is not one, or not one that can write here."""
         try:
-            return cls(tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8")))
-        except Exception as error:  # the library raises no narrower class than Exception
-            raise ValueError(f"{path} is not a tokenizer file: {error}") from None
+            tokenizer = cls(tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8")))
+        except OSError:
+            raise
+        except Exception:  # the library raises no narrower class, and tells of its own insides
+            raise ValueError("it is not a tokenizer file") from None
+        if sorted(tokenizer.vocab.values()) != list(range(len(tokenizer))):
+            raise ValueError("its ids do not count up from 0")
+        if START not in tokenizer.vocab:
+            raise ValueError("it has no token for a new line, which every text starts after")
+        return tokenizer
 
     def files(self) -> dict[str, str]:
         """The text of each file of this tokenizer, by name."""

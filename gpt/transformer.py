@@ -18,12 +18,15 @@ from torch import Tensor, nn
 
 from gpt.model import CausalModel
 
+# What a config.json may ask for at most: a mistyped size is refused before it takes memory. Every other size: 2**18.
+LARGEST = {"num_hidden_layers": 1_000, "sliding_window": 2**15, "rope_theta": 1e12, "rms_norm_eps": 1}
+
 
 @dataclass(frozen=True)
 class GPTConfig:
     """The sizes of a GPT, under the names that Qwen3's config.json gives them.
 
-    Raises ValueError for sizes that do not fit together.
+    Raises ValueError for sizes that are out of range or do not fit together.
     """
 
     vocab_size: int
@@ -39,8 +42,9 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not value > 0:
-                raise ValueError(f"{name} is {value!r}; it must be above 0")
+            most = LARGEST.get(name, 2**18)
+            if not 0 < value <= most:
+                raise ValueError(f"{name} is {value!r}; it must be above 0 and at most {most:,}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"{self.num_attention_heads} attention heads cannot share {self.num_key_value_heads} key/value heads; "
@@ -69,16 +73,20 @@ class GPTConfig:
     @classmethod
     def from_json(cls, config: dict[str, Any]) -> "GPTConfig":
         """The inverse of `to_json`. Raises ValueError if a key is missing, or asks for what this GPT does not do."""
-        for name, here in cls._fixed(config.get("num_hidden_layers", 0)).items():
+        rope = config.get("rope_parameters")
+        if not isinstance(rope, dict) or rope.get("rope_type") != "default":
+            raise ValueError(f"rope_parameters is {rope!r}; this GPT has rope_type 'default'")
+        sizes: dict[str, Any] = {name: config.get(name) for name in cls.__dataclass_fields__}
+        sizes["rope_theta"] = rope.get("rope_theta")
+        for name, value in sizes.items():
+            is_real = cls.__dataclass_fields__[name].type is float
+            if type(value) not in ((int, float) if is_real else (int,)):
+                raise ValueError(f"{name} is {value!r}; it must be a {'' if is_real else 'whole '}number")
+        made = cls(**sizes)
+        for name, here in cls._fixed(made.num_hidden_layers).items():
             if config.get(name) != here:
                 raise ValueError(f"{name} is {config.get(name)!r}; this GPT has {here!r}")
-        sizes: dict[str, Any] = {name: config.get(name) for name in cls.__dataclass_fields__}
-        sizes["rope_theta"] = (config.get("rope_parameters") or {}).get("rope_theta")
-        for name, value in sizes.items():
-            kinds = (int, float) if cls.__dataclass_fields__[name].type is float else (int,)
-            if type(value) not in kinds:
-                raise ValueError(f"{name} is {value!r}; it must be a number")
-        return cls(**sizes)
+        return made
 
     @staticmethod
     def _fixed(layers: int) -> dict[str, Any]:
@@ -228,6 +236,8 @@ class GPT(CausalModel):
 
     dropout is for training alone and is no part of the config.
     """
+
+    config: GPTConfig
 
     def __init__(self, config: GPTConfig, dropout: float = 0.0) -> None:
         super().__init__()

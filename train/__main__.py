@@ -126,8 +126,10 @@ def main() -> None:
             print(f"The model is in {args.out}. Try: python -m gpt --model {args.out}")
         else:
             evaluate(args)
-    except (ValueError, CheckpointError) as error:
+    except (ValueError, OSError, CheckpointError) as error:
         sys.exit(f"python -m train: {error}")
+    except KeyboardInterrupt:  # before the first step, when there is nothing to keep
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """The model card and the picture of the loss curve, both made from a run's training.json."""
 
 import math
+import re
 from html import escape
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
+
+from gpt.tokenizer import START
 
 PROJECT = "from-bigram-to-gpt"
 KINDS = {
@@ -37,10 +40,13 @@ def card(facts: dict[str, Any], name: str) -> str:
     sees = "the last character" if facts["window"] == 1 else f"the last {facts['window']} characters"
     licence = f" ({data['licence']}, {data['url']})" if data["url"] else ""
     settings = f"temperature={sample['temperature']}, max_new_tokens={sample['max_new_tokens']}, seed={sample['seed']}"
+    after = f" after `{sample['prompt']}`" if sample["prompt"] else ""
+    written = sample["prompt"] + sample["text"]
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", written)), default=0))  # longer than any that it wrote itself
     transformers = f"""
 ```python
 from transformers import pipeline
-pipeline("text-generation", "{name}")({sample["prompt"]!r}, max_new_tokens=300)
+pipeline("text-generation", "{name}")({sample["prompt"] or START!r}, max_new_tokens=300)
 ```
 """
     return f"""---
@@ -58,11 +64,11 @@ pipeline("text-generation", "{name}")({sample["prompt"]!r}, max_new_tokens=300)
 
 ![Loss while it learned](loss_curve.svg)
 
-What it writes after `{sample["prompt"]}` ({settings}):
+What it writes{after} ({settings}):
 
-```text
-{sample["prompt"]}{sample["text"]}
-```
+{fence}text
+{written}
+{fence}
 
 ## Use it
 

@@ -3,7 +3,9 @@
 import hashlib
 import os
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -91,7 +93,7 @@ def _download(name: str, source: Source) -> bytes:
                 while chunk := response.read(1 << 16):
                     content += chunk
                     bar.update(len(chunk))
-    except OSError as error:  # URLError, a time-out and a broken connection are all of this kind
+    except (OSError, HTTPException) as error:  # OSError: URLError, a time-out, a broken connection
         reason = getattr(error, "reason", error)
         raise ValueError(
             f"{source.url} could not be downloaded ({reason}); fetch it some other way and give --data FILE"
@@ -99,7 +101,8 @@ def _download(name: str, source: Source) -> bytes:
     found = hashlib.sha256(content).hexdigest()
     if found != source.sha256:
         raise ValueError(f"{source.url} gave a text with sha256 {found}, expected {source.sha256}; nothing was kept")
-    write_aside(path, content)
+    with suppress(OSError):  # a cache that cannot be written costs another download, no more
+        write_aside(path, content)
     return content
 
 

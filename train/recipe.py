@@ -28,6 +28,8 @@ class GPTRecipe:
     def __post_init__(self) -> None:
         if self.width % self.head_size:
             raise ValueError(f"a width of {self.width} does not divide into heads of {self.head_size}; take a multiple")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must be from 0 to below 1")
 
     @classmethod
     def for_minutes(cls, minutes: float) -> "GPTRecipe":
@@ -70,7 +72,7 @@ class GPTRecipe:
 
     def batch_shape(self, progress: float) -> tuple[int, int]:
         """Rows and length at a point of the run: windows of half the length until 60 %, which cost less to attend to."""
-        length = self.context // 2 if progress < 0.6 else self.context
+        length = max(1, self.context // 2) if progress < 0.6 else self.context
         return max(1, self.batch_tokens // length), length
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from train.card import card, loss_curve
 from train.data import Data, random_batch
 from train.evaluate import HeldOut, held_out
 from train.recipe import Recipe
-from train.trainer import Budget, Done, Event, Losses, Trainer
+from train.trainer import WARMUP, Budget, Done, Event, Losses, Trainer
 
 TRAINING = "training.json"
 RESUME = "resume.pt"
 SAVE_EVERY = 60  # seconds between two resume files: the most that a killed run loses
+PACKAGES = ("torch", "safetensors", "tokenizers", "numpy")  # whose versions a run records
 WINDOW = 256  # in which a bigram's held-out text is read; it changes nothing, each character sees one
 SMOOTHING = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # the k that are tried
 
@@ -43,12 +45,18 @@ class Texts:
     @classmethod
     def of(cls, data: Data, window: int) -> "Texts":
         """Raises ValueError if the text is too short for one window in each part."""
+        least = max(20, math.ceil((window + 1) / 0.9))  # 20: so that a tenth of either part has a pair of characters
+        if len(data.text) < least:
+            raise ValueError(f"{data.name} has {len(data.text)} characters; a run with windows of {window} needs {least} or more")
         tokenizer = Tokenizer.from_text(data.text)
         train, held = (torch.tensor(tokenizer.encode(part).ids) for part in data.parts)
-        if len(held) < 2 or len(train) <= window:
-            least = max(20, math.ceil((window + 1) / 0.9))
-            raise ValueError(f"{data.name} has {len(data.text)} characters; a run with windows of {window} needs {least} or more")
         return cls(tokenizer, train, held)
+
+
+def optimizer_settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its name and its numbers, as it holds them itself."""
+    numbers = {name: value for name, value in optimizer.defaults.items() if isinstance(value, (int, float, tuple))}
+    return {"name": type(optimizer).__name__, **{n: list(v) if isinstance(v, tuple) else v for n, v in numbers.items()}}
 
 
 def machine() -> dict[str, Any]:
@@ -62,6 +70,7 @@ def machine() -> dict[str, Any]:
 
 def count(data: Data, out: Path, seed: int, command: str) -> Generator[Event]:
     """Make a bigram by counting pairs: exact, and done in a moment. Writes the folder `out`."""
+    SamplingParams(seed=seed)  # refuses one out of range before there is anything to lose
     _refuse_if_used(out)
     started, clock = _now(), time.perf_counter()
     texts = Texts.of(data, 1)
@@ -103,20 +112,24 @@ def learn(
 
     Raises ValueError if `out` holds another run, or with `resume` none that this one continues.
     """
+    params = SamplingParams(max_new_tokens=200, seed=seed)
     texts = Texts.of(data, recipe.context)
     # With a compiler the casts to bfloat16 are fused away and its products pay, where the processor has them.
     low_precision = device == "cuda" or (compile and _native_bfloat16())
+    torch.manual_seed(seed)
+    model = recipe.build(len(texts.tokenizer)).to(device)
+    optimizers = recipe.optimizers(model)
     settings = {
         "method": "gradient descent",
         "recipe": asdict(recipe),
+        "optimizers": [optimizer_settings(optimizer) for optimizer in optimizers],
+        "warmup": WARMUP,
         "budget": {name: value for name, value in asdict(budget).items() if value is not None},
         "seed": seed,
         "device": device,
         "compile": compile,
         "precision": "bfloat16" if low_precision else "float32",
     }
-    torch.manual_seed(seed)
-    model = recipe.build(len(texts.tokenizer)).to(device)
     result: HeldOut | None = None  # the last evaluation, in full
 
     def evaluate() -> float:
@@ -128,24 +141,24 @@ def learn(
         return random_batch(texts.train, *recipe.batch_shape(progress), generator)
 
     def sample() -> str:
-        return LanguageModel(model, texts.tokenizer).generate(data.prompt, SamplingParams(max_new_tokens=200, seed=seed)).text
+        return LanguageModel(model, texts.tokenizer).generate(data.prompt, params).text
 
-    optimizers = recipe.optimizers(model)
     trainer = Trainer(model, optimizers, batch, evaluate, sample, budget, seed, low_precision, compile)
     identity = {"data": data.sha256, **settings}  # what a resumed run must share with the one it continues
     progress: dict[str, Any] = {"started": _now(), "curve": []}
-    if resume:
-        saved = _read_resume(out / RESUME, identity)
-        trainer.load_state_dict(saved["trainer"])
-        progress = saved["progress"]
-    else:
-        _refuse_if_used(out)
 
     def save_resume() -> None:
         buffer = io.BytesIO()
         torch.save({"identity": identity, "progress": progress, "trainer": trainer.state_dict()}, buffer)
         write_aside(out / RESUME, buffer.getvalue())
 
+    if resume:
+        saved = _read_resume(out / RESUME, identity)
+        trainer.load_state_dict(saved["trainer"])
+        progress = saved["progress"]
+    else:
+        _refuse_if_used(out)
+        save_resume()  # now, so that a run can go on whenever it is killed, and a full disk is found at once
     saved_at = time.perf_counter()
     try:
         for event in trainer.run():
@@ -199,7 +212,7 @@ def _write_folder(
         },
         "sample": {"prompt": data.prompt, **asdict(params), "text": written.text},
         "machine": machine(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "curve": curve,
     }
     _write_facts(out, facts)
@@ -207,7 +220,7 @@ def _write_folder(
 
 def _finish(out: Path, done: Done, curve: list[dict[str, float]]) -> None:
     """The best weights are written; add how the run ended, and drop what only a resumed run needs."""
-    facts = json.loads((out / TRAINING).read_text())
+    facts = json.loads((out / TRAINING).read_text(encoding="utf-8"))
     _write_facts(out, facts | {"finished": True, "run_steps": done.step, "run_seconds": done.seconds, "curve": curve})
     (out / RESUME).unlink(missing_ok=True)
 
@@ -223,8 +236,8 @@ def _now() -> str:
 
 
 def _native_bfloat16() -> bool:
-    # The only question that torch 2.8 to 2.13 all answer; it has no public name yet.
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for them yet
+    return any(getattr(torch.cpu, ask, bool)() for ask in asks)
 
 
 def _refuse_if_used(out: Path) -> None:
@@ -238,9 +251,11 @@ def _read_resume(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"there is nothing to resume in {path.parent}: {path.name} is not there, as after a finished run")
     try:
-        saved: dict[str, Any] = torch.load(path, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove the folder and train again") from None
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if saved.keys() != {"identity", "progress", "trainer"}:
+            raise ValueError
+    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, pickle.UnpicklingError):
+        raise ValueError(f"{path} is damaged; remove the folder and train again") from None
     changed = [name for name in identity if saved["identity"].get(name) != identity[name]]
     if changed:
         was, now = ({name: side.get(name) for name in changed} for side in (saved["identity"], identity))

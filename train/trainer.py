@@ -1,5 +1,6 @@
 """The training loop. It knows no model, writes no file and prints nothing: it gives events to whoever listens."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -64,20 +65,22 @@ class Budget:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
             raise ValueError("a budget is either steps or minutes; give one of them")
-        if not (self.steps if self.steps is not None else self.minutes or 0) > 0:
-            raise ValueError(
-                f"a budget of {self.steps if self.minutes is None else self.minutes} is too little; it must be above 0"
-            )
+        amount = self.steps if self.steps is not None else self.minutes or 0
+        if not 0 < amount < math.inf:
+            raise ValueError(f"a budget of {amount} is none; it must be a number above 0")
 
     def progress(self, step: int, seconds: float) -> float:
         """The share that is used up, 0 to 1."""
         return min(1.0, step / self.steps if self.steps else seconds / (60 * (self.minutes or 1)))
 
 
+WARMUP = 0.02  # share of the budget
+
+
 def learning_rate_factor(progress: float) -> float:
     """Up in the first 2 % of the budget, then linearly down to zero, which also settles the weights: no average of
     them is needed on top."""
-    return min(max(progress, 1e-3) / 0.02, 1.0 - progress)
+    return min(max(progress, 1e-3) / WARMUP, 1.0 - progress)
 
 
 class Trainer:
@@ -142,6 +145,8 @@ class Trainer:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             self.losses.append(loss.item())
+            if not math.isfinite(self.losses[-1]):
+                raise ValueError(f"the loss is no number after step {self.step}: the rates are too high for this model and text")
             self.step, self.tokens = self.step + 1, self.tokens + inputs.numel()
             before, self.seconds = self.seconds, time.perf_counter() - clock
             done = self.budget.progress(self.step, self.seconds)

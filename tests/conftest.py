@@ -1,0 +1,117 @@
+"""What the tests share: tiny seeded models, a short text of our own, and no network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the Hub's client, which reads it once
+
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt import GPT, Bigram, BigramConfig, GPTConfig, LanguageModel, Tokenizer
+from gpt.checkpoint import save
+from train.data import Data
+
+torch.set_num_threads(1)  # the models are so small that a second thread only waits
+
+TEXT = """\
+The old clock in the hall struck five; "Quick," said Jo, "before the frost!"
+WHO KEEPS THE LAMP?  Vera did, by the box: a dozen wicks, zinc & glass.
+
+"PLEASE," he asked, "JUST ONE MORE?" -- (X marks it) -- QUIET, DULL, GREY, FOGBOUND.
+Both walked on, past the mill's wheel...  Nobody spoke; why would they?
+"""
+
+
+@pytest.fixture(scope="session")
+def text() -> str:
+    """A few lines with quotes, double spaces and an empty line."""
+    return TEXT
+
+
+@pytest.fixture(scope="session")
+def tokenizer(text: str) -> Tokenizer:
+    return Tokenizer.from_text(text)
+
+
+@pytest.fixture
+def make_gpt() -> Callable[..., GPT]:
+    """A function that builds a tiny GPT with weights that all matter: a new GPT's own head is zero."""
+
+    def make(seed: int = 0, **sizes: int) -> GPT:
+        tiny = {
+            "vocab_size": 65,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "sliding_window": 16,
+        }
+        model = GPT(GPTConfig(**(tiny | sizes)))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for p in model.parameters():
+                if p.ndim == 2:
+                    p.normal_(std=0.3, generator=generator)
+                else:  # the norms' weights, which start at 1
+                    p.uniform_(0.5, 1.5, generator=generator)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def tiny_gpt(make_gpt: Callable[..., GPT], tokenizer: Tokenizer) -> GPT:
+    return make_gpt(vocab_size=len(tokenizer))
+
+
+@pytest.fixture
+def tiny_bigram(tokenizer: Tokenizer, text: str) -> Bigram:
+    return Bigram(BigramConfig(len(tokenizer))).fit_counts(torch.tensor(tokenizer.encode(text).ids), k=0.1)
+
+
+@pytest.fixture
+def lm(tiny_gpt: GPT, tokenizer: Tokenizer) -> LanguageModel:
+    return LanguageModel(tiny_gpt, tokenizer, "tiny")
+
+
+@pytest.fixture
+def folder(tiny_gpt: GPT, tokenizer: Tokenizer, tmp_path: Path) -> Path:
+    """The weights folder of a tiny GPT."""
+    save(tmp_path / "tiny", tiny_gpt, tokenizer)
+    return tmp_path / "tiny"
+
+
+def chain(length: int, alphabet: str = "abcde ", seed: int = 0) -> str:
+    """A text in which each character depends on the last one."""
+    draws = random.Random(seed)
+    weights = {last: [draws.random() ** 3 for _ in alphabet] for last in alphabet}
+    written = [alphabet[0]]
+    while len(written) < length:
+        written += draws.choices(alphabet, weights[written[-1]])
+    return "".join(written)
+
+
+@pytest.fixture(scope="session")
+def chain_text() -> Callable[..., str]:
+    return chain
+
+
+@pytest.fixture(scope="session")
+def data() -> Data:
+    """A text long enough to learn a little from."""
+    return Data("chain", chain(4_000), "0" * 64, None)
+
+
+@pytest.fixture
+def keeps_sigint() -> Iterator[None]:
+    """Puts back the handler of Ctrl-C, which `python -m train run` replaces."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)

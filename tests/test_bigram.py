@@ -1,0 +1,86 @@
+import pytest
+import torch
+
+from gpt import Bigram, BigramConfig
+from train.data import Data
+from train.evaluate import held_out
+from train.recipe import BigramRecipe
+from train.run import SMOOTHING, WINDOW, Texts, counted_bigram, learn
+from train.trainer import Budget, Losses
+
+# After 0 came 0, 1, 0 and 2; after 1 came 0; after 2 nothing.
+TOY = torch.tensor([0, 0, 1, 0, 0, 2])
+
+
+def test_counts_by_hand():
+    model = Bigram(BigramConfig(3)).fit_counts(TOY, k=1)
+    expected = torch.tensor([[3 / 7, 2 / 7, 2 / 7], [2 / 4, 1 / 4, 1 / 4], [1 / 3, 1 / 3, 1 / 3]])
+    torch.testing.assert_close(model.logits.detach().exp(), expected)
+
+
+def test_add_k_by_hand():
+    model = Bigram(BigramConfig(3)).fit_counts(TOY, k=0.5)
+    torch.testing.assert_close(model.logits[0].detach().exp(), torch.tensor([2.5, 1.5, 1.5]) / 5.5)
+    torch.testing.assert_close(model.logits[1].detach().exp(), torch.tensor([1.5, 0.5, 0.5]) / 2.5)
+
+
+def test_small_k_stays_near_the_plain_counts():
+    model = Bigram(BigramConfig(3)).fit_counts(TOY, k=1e-9)
+    torch.testing.assert_close(model.logits[0].detach().exp(), torch.tensor([0.5, 0.25, 0.25]))
+    assert torch.isfinite(model.logits).all()
+
+
+@pytest.mark.parametrize("k", [0, -1, float("nan")])
+def test_k_that_would_leave_zeros_is_refused(k):
+    with pytest.raises(ValueError, match=f"k is {k}; it must be above 0"):
+        Bigram(BigramConfig(3)).fit_counts(TOY, k)
+
+
+def test_forward_reads_the_row_of_the_last_token():
+    model = Bigram(BigramConfig(3)).fit_counts(TOY, k=1)
+    logits, state = model(torch.tensor([[0, 1, 2], [2, 2, 0]]))
+    assert logits.shape == (2, 3, 3)
+    assert torch.equal(logits[0], model.logits)
+    assert torch.equal(logits[1], model.logits[[2, 2, 0]])
+    assert state is None
+
+
+@pytest.mark.parametrize("size", [None, 0, -1, True, 3.0, "3", 10**12])
+def test_config_refuses_a_size_that_is_none(size):
+    with pytest.raises(ValueError, match=r"vocab_size is .*; it must be a whole number above 0 and at most 65,536"):
+        BigramConfig.from_json({"vocab_size": size})
+
+
+def test_config_comes_back():
+    assert BigramConfig.from_json(BigramConfig(7).to_json()) == BigramConfig(7)
+
+
+def test_k_is_the_best_on_the_last_tenth_of_the_training_part(data):
+    texts = Texts.of(data, 1)
+    cut = int(len(texts.train) * 0.9)
+    model = Bigram(BigramConfig(len(texts.tokenizer)))
+    losses = {k: held_out(model.fit_counts(texts.train[:cut], k), texts.train[cut:], WINDOW).nats_per_token for k in SMOOTHING}
+    counted, k = counted_bigram(texts)
+    assert k == min(losses, key=losses.__getitem__)
+    assert len(set(losses.values())) == len(SMOOTHING)
+    assert torch.equal(counted.logits, model.fit_counts(texts.train, k).logits)
+
+
+def test_the_held_out_part_changes_nothing(data):
+    cut = int(len(data.text) * 0.9)
+    other = Data("other", data.text[:cut] + data.text[cut:][::-1], "1" * 64, None)
+    assert other.text != data.text
+    (one, k), (two, same_k) = counted_bigram(Texts.of(data, 1)), counted_bigram(Texts.of(other, 1))
+    assert k == same_k
+    assert torch.equal(one.logits, two.logits)
+
+
+def test_gradient_descent_reaches_the_counted_table(chain_text, tmp_path):
+    data = Data("chain", chain_text(40_000), "0" * 64, None)
+    events = list(learn("bigram", BigramRecipe(), data, tmp_path / "out", Budget(steps=300), 1, "a test"))
+    losses = [event.held_out for event in events if isinstance(event, Losses)]
+    texts = Texts.of(data, 1)
+    counted = held_out(counted_bigram(texts)[0], texts.held_out, WINDOW).nats_per_token
+    assert losses[-1] == pytest.approx(counted, abs=0.01)
+    uniform = torch.tensor(float(len(texts.tokenizer))).log()
+    assert counted < uniform - 0.3  # there was something to learn

@@ -1,0 +1,420 @@
+"""The page in a real browser, and through its API."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+from gpt import LanguageModel, SamplingParams
+from ui.shelf import take
+from ui.write import Writing
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+PATIENCE = 60_000  # ms; a bound against hanging, not a claim about speed
+
+
+@pytest.fixture(scope="module")
+def address():
+    """The page, served from this process, so that a test can slow a model down or look at its texts."""
+    from app import LAUNCH, demo
+
+    _, url, _ = demo.launch(**LAUNCH, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    yield url.rstrip("/")
+    demo.close()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if not CHROMIUM:
+        if os.environ.get("REQUIRE_BROWSER"):
+            pytest.fail("REQUIRE_BROWSER is set, but no Chromium is installed")
+        pytest.skip("no Chromium is installed: the page was not tried in a browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """One visitor, in a browser profile of their own; notes what must not happen."""
+
+    def __init__(self, chromium, address, path="", **options):
+        self.context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        self.context.set_default_timeout(PATIENCE)
+        self.page = self.context.new_page()
+        self.faults = []
+        self.page.on("console", lambda m: self.faults.append(m.text) if m.type == "error" else None)
+        self.page.on("pageerror", lambda e: self.faults.append(str(e)))
+        self.page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else self.faults.append(r.url))
+        self.page.goto(address + path)
+        self.page.wait_for_selector("#text .sheet")
+
+    @property
+    def text(self):
+        return self.page.text_content("#text .written")
+
+    @property
+    def status(self):
+        return self.page.text_content("#status p") or ""
+
+    def until(self, condition, what):
+        deadline = time.monotonic() + PATIENCE / 1000
+        while not condition():
+            assert time.monotonic() < deadline, f"waited in vain for {what}; status {self.status!r}, faults {self.faults}"
+            self.page.wait_for_timeout(50)
+
+    def done(self):
+        """Wait for a text to be finished, and return it."""
+        self.until(lambda: "characters per second" in self.status and self.page.is_disabled("#stop"), "the end of a text")
+        return self.text
+
+    def generate(self, prompt=None):
+        if prompt is not None:
+            self.page.fill("#prompt textarea", prompt)
+        self.page.click("#generate")
+        self.until(lambda: "characters per second" not in self.status and "trained" not in self.status, "the first characters")
+
+    def query(self):
+        return self.page.input_value("#query textarea, #query input")
+
+
+@pytest.fixture
+def visit(chromium, address):
+    visits = []
+
+    def start(path="", **options):
+        visits.append(Visit(chromium, address, path, **options))
+        return visits[-1]
+
+    yield start
+    for one in visits:
+        one.context.close()
+        assert one.faults == []
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Every model writes 50 characters a second, so that there is time to press Stop."""
+    stream = LanguageModel.stream
+
+    def slowly(self, prompt, params):
+        for step in stream(self, prompt, params):
+            time.sleep(0.02)
+            yield step
+
+    monkeypatch.setattr(LanguageModel, "stream", slowly)
+
+
+@pytest.mark.browser
+def test_the_first_visit_shows_a_text_before_any_model_has_run(visit, monkeypatch):
+    monkeypatch.setattr(LanguageModel, "stream", None)  # would fail if it were called
+    sample = take("gpt-shakespeare").facts["sample"]
+    first = visit()
+    assert first.text == sample["text"]
+    assert first.page.input_value("#prompt textarea") == sample["prompt"]
+    assert "one character at a time" in first.page.text_content("#head")
+    assert first.page.is_checked("#models input[value='gpt-shakespeare']")
+
+
+@pytest.mark.browser
+def test_every_control_has_a_name_and_the_keyboard_reaches_it(visit):
+    first = visit()
+    first.page.click("#more button")
+    for role, name in [
+        ("textbox", "Prompt"),
+        ("button", "Generate"),
+        ("button", "Continue"),
+        ("button", "Copy link"),
+        ("button", "Copy as Python"),
+        ("button", "To be, or not to be"),
+        ("checkbox", "Lock"),
+    ]:
+        first.page.get_by_role(role, name=name).first.focus()
+        assert first.page.evaluate("document.activeElement !== document.body"), name
+    for name in ("Temperature", "Length", "Top-k", "Top-p", "Min-p"):
+        assert first.page.get_by_role("slider", name=re.compile(name)).count() == 1, name
+    nameless = first.page.evaluate(
+        """[...document.querySelectorAll("#write button, #write input, #write textarea")]
+        .filter(e => e.offsetParent && !(e.innerText || e.ariaLabel || e.labels?.length || e.title || e.closest("label")))
+        .map(e => e.outerHTML)"""
+    )
+    assert nameless == []
+
+
+@pytest.mark.browser
+def test_generate_writes_the_text_of_the_seed_that_it_shows(visit):
+    first = visit()
+    first.generate("JULIET:\n  O")
+    text = first.done()
+    seed = int(re.search(r"seed (\d+)", first.status)[1])
+    params = SamplingParams(temperature=0.8, max_new_tokens=300, seed=seed)
+    assert text == take("gpt-shakespeare").lm.generate("JULIET:\n  O", params).text
+    assert first.page.text_content("#text .prompt") == "JULIET:\n  O"
+    assert re.search(r"[\d,]+ characters per second · seed \d+ · \d\.\d\d bits per character", first.status)
+
+
+@pytest.mark.browser
+def test_a_locked_seed_writes_the_same_text_twice_and_a_free_one_does_not(visit):
+    first = visit()
+    first.page.click("#models input[value='bigram-shakespeare']")
+    first.generate()
+    one = first.done()
+    first.page.click("#more button")
+    first.page.check("#lock input")
+    first.generate()
+    assert first.done() == one
+    first.page.uncheck("#lock input")
+    first.generate()
+    assert first.done() != one
+
+
+@pytest.mark.browser
+def test_stop_keeps_the_text_and_continue_goes_on(visit, slow):
+    first = visit()
+    first.generate()
+    first.until(lambda: 20 < len(first.text) < 300, "some characters")
+    first.page.click("#stop")
+    stopped = first.done()
+    first.page.wait_for_timeout(1000)
+    assert first.text == stopped
+    assert 0 < len(stopped) < 300
+    first.page.click("#continue")
+    first.until(lambda: len(first.text) > len(stopped), "more characters")
+    whole = first.done()
+    assert whole.startswith(stopped)
+    assert len(whole) >= len(stopped) + 300
+    seed = int(re.search(r"seed (\d+)", first.status)[1])
+    params = SamplingParams(max_new_tokens=len(whole), seed=seed)
+    assert whole == take("gpt-shakespeare").lm.generate("ROMEO:", params).text
+
+
+@pytest.mark.browser
+def test_continue_after_the_server_has_forgotten_the_text(visit):
+    """The text of a first visit was never written here: it is written again from its seed."""
+    first = visit()
+    sample = first.text
+    first.page.click("#continue")
+    first.until(lambda: len(first.text) >= len(sample) + 300, "more characters")
+    assert first.done().startswith(sample)
+
+
+@pytest.mark.browser
+def test_the_other_model_writes_too(visit):
+    first = visit()
+    first.page.click("#models input[value='bigram-shakespeare']")
+    first.generate("")
+    assert len(first.done()) == 300
+    assert "model=bigram-shakespeare" in first.query()
+    assert first.page.text_content("#text .prompt") == ""
+
+
+@pytest.mark.browser
+def test_a_link_shows_the_same_text_to_somebody_else(visit):
+    first = visit()
+    first.generate('HAMLET:\nTo <be> & "not" to be?  é\n')
+    text = first.done()
+    first.until(lambda: "seed=" in first.page.url, "the address to follow the text")
+    link = "/?" + first.page.url.split("?", 1)[1]
+    other = visit(link)
+    assert other.done() == text
+    assert other.page.input_value("#prompt textarea") == 'HAMLET:\nTo <be> & "not" to be?  é\n'
+
+
+@pytest.mark.browser
+def test_copy_link_and_copy_as_python_fill_the_clipboard(visit, address):
+    first = visit(permissions=["clipboard-read", "clipboard-write"])
+    sample = take("gpt-shakespeare").facts["sample"]
+    first.page.click("#copy-link")
+    first.until(lambda: first.page.text_content("#copy-link").strip() == "Copied", "the button to say so")
+    copied = first.page.evaluate("navigator.clipboard.readText()")
+    assert copied.startswith(address)
+    assert f"seed={sample['seed']}" in copied
+    first.page.click("#copy-python")
+    first.until(lambda: "lm = load" in first.page.evaluate("navigator.clipboard.readText()"), "the program")
+    assert f"seed={sample['seed']}" in first.page.evaluate("navigator.clipboard.readText()")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    "link", ["/?temperature=hot", "/?model=hal9000&seed=1", "/?seed=-3", "/?length=999999", "/?prompt=" + "x" * 6000]
+)
+def test_a_link_with_nonsense_opens_the_page_with_a_sentence(visit, link):
+    first = visit(link)
+    first.page.wait_for_selector("#notice p")
+    assert "This link cannot be shown" in first.page.text_content("#notice")
+    assert first.text == take("gpt-shakespeare").facts["sample"]["text"]
+
+
+@pytest.mark.browser
+def test_an_unseen_character_is_reported_and_left_out(visit):
+    first = visit()
+    first.generate("café")
+    assert len(first.done()) == 300
+    assert "This model never saw é; it was left out." in first.page.text_content("#notice")
+    assert first.page.text_content("#text .prompt s") == "é"
+
+
+@pytest.mark.browser
+def test_a_prompt_longer_than_the_window_is_read_and_explained(visit):
+    first = visit()
+    first.generate("To be, or not to be. " * 30)
+    assert len(first.done()) == 300
+    assert "this model sees 256 characters at a time" in first.page.text_content("#notice")
+
+
+@pytest.mark.browser
+def test_a_prompt_too_long_is_a_sentence_and_nothing_is_lost(visit):
+    first = visit()
+    before = first.text
+    first.page.fill("#prompt textarea", "x" * 6000)
+    first.page.click("#generate")
+    first.page.wait_for_selector("#notice p")
+    assert "This prompt has 6,000 characters; the page takes up to 5,000." in first.page.text_content("#notice")
+    assert first.text == before
+
+
+@pytest.mark.browser
+def test_markup_in_a_prompt_stays_text(visit):
+    first = visit()
+    nasty = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script>"
+    first.generate(nasty)
+    first.done()
+    assert first.page.text_content("#text .prompt") == nasty
+    assert first.page.locator("#text img, #text script").count() == 0
+    assert first.page.title() == "From Bigram to GPT"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_prompt_buttons_text_and_settings_in_that_order(visit, scheme):
+    first = visit(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    tops = [first.page.locator(name).bounding_box()["y"] for name in ("#prompt", "#generate", "#text", "#models", "#temperature")]
+    assert tops == sorted(tops)
+    assert first.page.evaluate("document.documentElement.scrollWidth") <= 390
+    ink, paper = first.page.eval_on_selector(
+        "#text .sheet", "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
+    )
+    brightness = [sum(int(n) for n in re.findall(r"\d+", colour)[:3]) for colour in (ink, paper)]
+    assert (brightness[0] < brightness[1]) == (scheme == "light")
+
+
+@pytest.mark.browser
+def test_closing_the_tab_stops_the_work(visit, slow, monkeypatch):
+    texts = []
+    start = Writing.__init__
+    monkeypatch.setattr(Writing, "__init__", lambda self, *args: (texts.append(self), start(self, *args))[1])
+    first = visit()
+    first.page.fill("#length input[type=number]", "1000")
+    first.generate()
+    first.until(lambda: texts and texts[-1].pieces, "some characters")
+    first.page.close()
+    deadline = time.monotonic() + PATIENCE / 1000
+    while texts[-1].busy.locked():
+        assert time.monotonic() < deadline, "the text is still being written"
+        time.sleep(0.1)
+    assert len(texts[-1].pieces) < 1000
+
+
+def test_the_api_has_one_clean_endpoint(address):
+    endpoints = Client(address, verbose=False).view_api(return_format="dict")
+    assert list(endpoints["named_endpoints"]) == ["/generate"]
+    assert endpoints["unnamed_endpoints"] == {}
+
+
+def test_the_api_streams_the_text_of_the_seed(address):
+    job = Client(address, verbose=False).submit("gpt-shakespeare", "ROMEO:", 0.5, 200, 0, 1.0, 0.0, 3, api_name="/generate")
+    text = job.result()
+    params = SamplingParams(temperature=0.5, max_new_tokens=200, seed=3)
+    assert text == take("gpt-shakespeare").lm.generate("ROMEO:", params).text
+    assert all(text.startswith(part) for part in job.outputs())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"temperature": 9}, "temperature is 9; it must be a number from 0 to 5"),
+        ({"temperature": -0.1}, "temperature is -0.1"),
+        ({"length": 10**9}, "it must be a whole number from 50 to 1,000"),
+        ({"length": -5}, "it must be a whole number from 50 to 1,000"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"top_p": 0}, "top_p is 0"),
+        ({"min_p": 1}, "min_p is 1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"model": "../../etc/passwd"}, "There is no model called '../../etc/passwd' here"),
+        ({"prompt": "x" * 5001}, "This prompt has 5,001 characters; the page takes up to 5,000."),
+    ],
+)
+def test_values_out_of_bounds_are_refused_in_a_sentence_whatever_a_client_sends(address, changes, sentence):
+    with pytest.raises(AppError, match=re.escape(sentence)):
+        Client(address, verbose=False).predict(**{"model": "bigram-shakespeare"} | changes, api_name="/generate")
+
+
+def test_visitors_at_the_same_time_each_get_their_own_text(address):
+    def write(seed):
+        return Client(address, verbose=False).predict("gpt-shakespeare", "A", 1.0, 100, 0, 1.0, 0.0, seed, api_name="/generate")
+
+    lm = take("gpt-shakespeare").lm
+    with ThreadPoolExecutor(6) as visitors:
+        texts = list(visitors.map(write, range(6)))
+    assert texts == [lm.generate("A", SamplingParams(temperature=1.0, max_new_tokens=100, seed=s)).text for s in range(6)]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def test_the_readme_command_opens_the_page_where_the_environment_says():
+    port = free_port()
+    env = os.environ | {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
+    with subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=env, stdout=subprocess.DEVNULL) as server:
+        try:
+            deadline = time.monotonic() + PATIENCE / 1000
+            while True:
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
+                        assert b"From Bigram to GPT" in answer.read()
+                    break
+                except OSError:
+                    assert time.monotonic() < deadline, "the page did not open"
+                    assert server.poll() is None
+                    time.sleep(0.3)
+        finally:
+            server.terminate()
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "not json", "none at all"])
+def test_damaged_weights_keep_the_page_shut_with_a_sentence(tmp_path, damage):
+    for name in ("app.py", "gpt", "ui"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+    folder = tmp_path / "weights" / "bigram-shakespeare"
+    shutil.copytree(ROOT / "weights" / "bigram-shakespeare", folder)
+    if damage == "missing":
+        (folder / "model.safetensors").unlink()
+    elif damage == "truncated":
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
+    elif damage == "not json":
+        (folder / "config.json").write_text("{")
+    else:
+        shutil.rmtree(tmp_path / "weights")
+    done = subprocess.run([sys.executable, "app.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("python app.py: ")
+    assert done.stderr.count("\n") == 1
+    assert "git checkout" in done.stderr

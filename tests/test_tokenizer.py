@@ -1,0 +1,72 @@
+import pytest
+
+from gpt import Tokenizer
+
+
+def test_every_character_has_one_token(text):
+    tokenizer = Tokenizer.from_text(text)
+    assert len(tokenizer) == len(set(text))
+    assert sorted(tokenizer.vocab.values()) == list(range(len(tokenizer)))
+    assert len(tokenizer.encode(text).ids) == len(text)
+
+
+ODD = ["", "a", "\n", "a  b", "\n\n  \n", " a ", "\r\n\ttab", "ünïcödé", "日本語", "👍🏽", "e\u0301", "\0"]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_decode_gives_the_text_again(text):
+    tokenizer = Tokenizer.from_text(text)
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
+def test_own_text_comes_back(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
+def test_new_line_is_always_there():
+    tokenizer = Tokenizer.from_text("abc")
+    assert len(tokenizer) == 4
+    assert tokenizer.decode([tokenizer.start_id]) == "\n"
+
+
+def test_unseen_characters_are_left_out_and_told_once_in_their_order():
+    ids, left_out = Tokenizer.from_text("abc").encode("xaybxzc")
+    assert left_out == "xyz"
+    assert ids == Tokenizer.from_text("abc").encode("abc").ids
+
+
+def test_nothing_left_of_an_unseen_text():
+    assert Tokenizer.from_text("abc").encode("xyz") == ([], "xyz")
+
+
+def test_the_order_of_the_text_does_not_change_the_ids():
+    assert Tokenizer.from_text("abc").vocab == Tokenizer.from_text("ccbbaa").vocab
+
+
+def test_file_opens_as_the_same_tokenizer(tokenizer, text, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(tokenizer.files()["tokenizer.json"], encoding="utf-8")
+    opened = Tokenizer.from_file(tmp_path / "tokenizer.json")
+    assert opened.vocab == tokenizer.vocab
+    assert opened.encode(text) == tokenizer.encode(text)
+    assert opened.decode(opened.encode(text).ids) == text
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}", '{"model": {"type": "BPE"}}', '{"version": "1.0", "model": 3}'])
+def test_what_is_no_tokenizer_file_is_refused(content, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ValueError, match=r"^it is not a tokenizer file$"):
+        Tokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+def test_a_tokenizer_with_holes_in_its_ids_is_refused(tmp_path):
+    file = Tokenizer.from_text("ab").files()["tokenizer.json"].replace('"b": 2', '"b": 7')
+    (tmp_path / "tokenizer.json").write_text(file)
+    with pytest.raises(ValueError, match="ids do not count up from 0"):
+        Tokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+def test_a_tokenizer_without_a_new_line_is_refused(tmp_path):
+    file = Tokenizer.from_text("ab").files()["tokenizer.json"].replace('"\\n": 0', '"c": 0')
+    (tmp_path / "tokenizer.json").write_text(file)
+    with pytest.raises(ValueError, match="no token for a new line"):
+        Tokenizer.from_file(tmp_path / "tokenizer.json")

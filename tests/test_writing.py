@@ -1,0 +1,115 @@
+"""What a visitor asks for, its limits, and the link and program that show the same text again."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import pytest
+
+from gpt import SamplingParams
+from ui.shelf import shelf, take
+from ui.write import sheet
+from ui.writing import MAX_PROMPT, MAX_TEXT, Ask, Writing, bounded
+
+ROOT = Path(__file__).resolve().parents[1]
+ASK = Ask(
+    "bigram-shakespeare", "To be", SamplingParams(temperature=0.7, top_k=12, top_p=0.9, min_p=0.05, max_new_tokens=80, seed=11)
+)
+
+
+def test_a_link_says_everything_and_is_read_back():
+    again = Ask.from_query(ASK.query(80), "gpt-shakespeare")
+    assert again == ASK
+
+
+def test_a_link_keeps_odd_characters_of_a_prompt():
+    ask = Ask("bigram-shakespeare", "a&b=c?#é\n  +%20 <b>", SamplingParams(seed=1))
+    assert Ask.from_query(ask.query(300), "x").prompt == ask.prompt
+
+
+def test_half_a_character_pair_does_not_break_a_link():
+    assert dict(parse_qsl(Ask("bigram-shakespeare", "a\ud800b", SamplingParams(seed=1)).query(10)))["prompt"] == "a?b"
+
+
+def test_a_link_takes_the_usual_settings_for_what_it_does_not_say():
+    ask = Ask.from_query({"prompt": "x"}, "bigram-shakespeare")
+    assert (ask.model, ask.params.temperature, ask.params.max_new_tokens) == ("bigram-shakespeare", 0.8, 300)
+    assert ask.params.seed is not None
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("temperature=warm", "temperature is 'warm', which is no number"),
+        ("temperature=nan", "temperature is nan; it must be a number from 0 to 5"),
+        ("temperature=9", "temperature is 9.0; it must be a number from 0 to 5"),
+        ("top_p=0", "top_p is 0.0"),
+        ("length=-1", "max_new_tokens is -1"),
+        (f"length={MAX_TEXT + 1}", f"a text here has up to {MAX_TEXT:,} characters"),
+        ("seed=1.5", "seed is '1.5', which is no number"),
+        ("model=nobody", "There is no model called 'nobody' here; pick one of"),
+        (
+            "prompt=" + "a" * (MAX_PROMPT + 1),
+            f"This prompt has {MAX_PROMPT + 1:,} characters; the page takes up to {MAX_PROMPT:,}.",
+        ),
+    ],
+)
+def test_a_link_with_nonsense_is_a_sentence(query, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        Ask.from_query(query, "bigram-shakespeare")
+
+
+@pytest.mark.parametrize("length", [49, 1001, 100.5, None, "300", float("nan")])
+def test_a_length_out_of_bounds_is_a_sentence(length):
+    with pytest.raises(ValueError, match="it must be a whole number from 50 to 1,000"):
+        bounded(length)
+
+
+def test_going_on_gives_what_one_long_run_gives():
+    lm = take("bigram-shakespeare").lm
+    writing = Writing(ASK, lm)
+    for part in (30, 1, 49):
+        for _ in writing.write(part):
+            pass
+    assert writing.text == lm.generate(ASK.prompt, ASK.params).text
+    assert writing.bits_per_character > 0
+
+
+def test_a_text_ends_at_its_bound():
+    writing = Writing(ASK, take("bigram-shakespeare").lm)
+    for _ in writing.write(MAX_TEXT + 500):
+        pass
+    assert (len(writing.pieces), writing.room) == (MAX_TEXT, 0)
+
+
+def test_one_text_is_not_written_twice_at_a_time_and_is_free_again_afterwards(monkeypatch):
+    monkeypatch.setattr("ui.writing.UPDATE", 0.0)
+    writing = Writing(ASK, take("bigram-shakespeare").lm)
+    running = writing.write(50)
+    next(running)
+    with pytest.raises(ValueError, match="still being written"):
+        next(writing.write(50))
+    running.close()  # as when a visitor leaves
+    next(writing.write(50))
+
+
+def test_the_python_program_prints_the_text():
+    program = ASK.python(80)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "To be" + take("bigram-shakespeare").lm.generate("To be", ASK.params).text + "\n"
+
+
+def test_the_sheet_escapes_every_character():
+    html = sheet('<b a="1">&\'', "b", "<script>alert(1)</script>")
+    assert "<script" not in html
+    assert "<b a" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "<s>b</s>" in html
+
+
+def test_the_shelf_goes_from_the_simplest_to_the_best():
+    models = shelf()
+    assert [m.lm.parameters for m in models] == sorted(m.lm.parameters for m in models)
+    assert models[0].label.startswith("bigram-shakespeare\nsees 1 character · 4,225 parameters · ")
