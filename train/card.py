@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from html import escape
 from typing import Any
 
@@ -78,7 +79,7 @@ load("{name}").generate({sample["prompt"]!r}, SamplingParams({settings})).text
 ```
 
 ```
-python -m gpt --model {name} --prompt {sample["prompt"]!r} --length {sample["max_new_tokens"]} --seed {sample["seed"]}
+python -m gpt --model {name} --prompt {shlex.quote(sample["prompt"])} --length {sample["max_new_tokens"]} --seed {sample["seed"]}
 ```
 {transformers if is_gpt else ""}
 ## Limits

@@ -94,7 +94,7 @@ def _download(name: str, source: Source) -> bytes:
                     content += chunk
                     bar.update(len(chunk))
     except (OSError, HTTPException) as error:  # OSError: URLError, a time-out, a broken connection
-        reason = getattr(error, "reason", error)
+        reason = " ".join(str(getattr(error, "reason", error)).split())  # a server's own words may have any form
         raise ValueError(
             f"{source.url} could not be downloaded ({reason}); fetch it some other way and give --data FILE"
         ) from None

@@ -35,7 +35,7 @@ def held_out(model: CausalModel, ids: Tensor, window: int, characters: int | Non
     whole = tokens - tokens % window
     inputs, targets = ids[:whole].view(-1, window), ids[1 : whole + 1].view(-1, window)
     rows = max(1, BATCH_TOKENS // window)
-    batches = list(zip(inputs.split(rows), targets.split(rows), strict=True))
+    batches = list(zip(inputs.split(rows), targets.split(rows), strict=True)) if whole else []
     if whole < tokens:  # the last window is shorter
         batches.append((ids[whole:-1][None], ids[whole + 1 :][None]))
     nats = 0.0

@@ -160,7 +160,7 @@ class Trainer:
         train = sum(self.losses) / len(self.losses)
         best = held_out < self.best
         self.best, self.losses = min(self.best, held_out), []
-        self.next_evaluation = progress + self.interval
+        self.next_evaluation = progress + self.interval - 1e-9  # less than a step: rounding should not add one
         self.seconds = time.perf_counter() - clock
         yield Losses(self.step, self.seconds, train, held_out, best)
         yield Sample(self.step, text)

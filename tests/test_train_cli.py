@@ -1,0 +1,237 @@
+"""`python -m train`, in this process: what a real one does when it is stopped or killed is in test_run.py."""
+
+import hashlib
+import json
+import re
+import sys
+
+import pytest
+import torch
+
+from gpt import load
+from train.__main__ import main, parser
+from train.data import SOURCES
+
+SMALL = ["--layers", "1", "--width", "32", "--context", "16", "--device", "cpu"]
+
+
+@pytest.fixture
+def text(tmp_path, data):
+    path = tmp_path / "chain.txt"
+    path.write_text(data.text)
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, keeps_sigint):
+    """Run the command; returns its exit status or message, stdout and stderr."""
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["python -m train", *map(str, args)])
+        try:
+            main()
+            status = 0
+        except SystemExit as leaving:
+            status = leaving.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def refused(answer) -> str:
+    """One sentence instead of a traceback: a status that is text ends the process with 1."""
+    status, out, _ = answer
+    assert isinstance(status, str)
+    assert status.startswith("python -m train: ")
+    assert "\n" not in status
+    assert out == ""
+    return status.removeprefix("python -m train: ")
+
+
+def facts_of(out):
+    return json.loads((out / "training.json").read_text(encoding="utf-8"))
+
+
+def test_a_bigram_is_counted(run, text, tmp_path):
+    status, out, err = run("run", "bigram", "--data", text, "--out", tmp_path / "out")
+    assert status == 0
+    assert out.endswith(f"The model is in {tmp_path / 'out'}. Try: python -m gpt --model {tmp_path / 'out'}\n")
+    facts = facts_of(tmp_path / "out")
+    assert facts["method"] == "counting"
+    assert facts["seed"] == 1337
+    assert facts["data"]["sha256"] == hashlib.sha256(text.read_bytes()).hexdigest()
+    assert load(tmp_path / "out").window == 1
+    assert f"{facts['held_out']['nats_per_token']:.4f}" in out + err
+
+
+def test_a_bigram_with_a_budget_is_learned(run, text, tmp_path):
+    assert run("run", "bigram", "--data", text, "--out", tmp_path / "out", "--steps", 3)[0] == 0
+    facts = facts_of(tmp_path / "out")
+    assert facts["method"] == "gradient descent"
+    assert facts["run_steps"] == 3
+
+
+def test_a_gpt_is_trained_in_the_sizes_that_were_asked_for(run, text, tmp_path):
+    out = tmp_path / "out"
+    status, said, err = run("run", "gpt", "--data", text, "--out", out, "--steps", 3, "--dropout", 0.1, "--seed", 9, *SMALL)
+    assert status == 0
+    assert f"The model is in {out}." in said
+    facts = facts_of(out)
+    assert {name: facts["recipe"][name] for name in ("layers", "width", "context", "dropout")} == {
+        "layers": 1,
+        "width": 32,
+        "context": 16,
+        "dropout": 0.1,
+    }
+    assert (facts["seed"], facts["run_steps"], facts["finished"]) == (9, 3, True)
+    assert facts["command"].startswith("python -m train run gpt --data ")
+    assert (
+        f"step 3: train {facts['train_loss']:.4f}, held out {facts['held_out']['nats_per_token']:.4f} nats a token" in said + err
+    )
+    assert "the best so far" in said + err
+
+
+def test_a_window_of_one_can_be_trained(run, text, tmp_path):
+    options = ["--layers", "1", "--width", "32", "--context", "1", "--steps", "3", "--device", "cpu"]
+    assert run("run", "gpt", "--data", text, "--out", tmp_path / "out", *options)[0] == 0
+    assert load(tmp_path / "out").window == 1
+
+
+def test_minutes_pick_the_size(run, text, tmp_path):
+    out = tmp_path / "out"
+    assert run("run", "gpt", "--data", text, "--out", out, "--minutes", 0.001, "--device", "cpu")[0] == 0
+    facts = facts_of(out)
+    assert facts["budget"] == {"minutes": 0.001}
+    assert (facts["recipe"]["layers"], facts["recipe"]["width"]) == (2, 96)
+
+
+def test_evaluate_gives_the_loss_of_the_training(run, text, tmp_path):
+    for kind, options in (("bigram", []), ("gpt", ["--steps", 3, *SMALL])):
+        out = tmp_path / kind
+        run("run", kind, "--data", text, "--out", out, *options)
+        held_out = facts_of(out)["held_out"]
+        status, said, err = run("evaluate", out, "--data", text)
+        assert (status, err) == (0, "")
+        nats, bits, tokens = re.fullmatch(r"(.*) nats a token, (.*) bits a character, over (.*)\n", said).groups()
+        assert float(nats) == pytest.approx(held_out["nats_per_token"], abs=1e-4)
+        assert float(bits) == pytest.approx(held_out["bits_per_character"], abs=1e-4)
+        assert int(tokens.replace(",", "")) == held_out["tokens"]
+
+
+def test_evaluate_tells_what_the_model_never_saw(run, text, tmp_path, data):
+    run("run", "bigram", "--data", text, "--out", tmp_path / "out")
+    (tmp_path / "odd.txt").write_text(data.text + "~=" * 20)
+    status, _, err = run("evaluate", tmp_path / "out", "--data", tmp_path / "odd.txt")
+    assert (status, err) == (0, "left out, because this model never saw them: '~='\n")
+
+
+def test_evaluate_refuses_a_text_with_nothing_to_score(run, text, tmp_path):
+    run("run", "bigram", "--data", text, "--out", tmp_path / "out")
+    (tmp_path / "few.txt").write_text("ab")
+    said = refused(run("evaluate", tmp_path / "out", "--data", tmp_path / "few.txt"))
+    assert said == f"the last tenth of {tmp_path / 'few.txt'} has too few characters to score"
+
+
+def test_evaluate_refuses_damaged_weights(run, text, tmp_path):
+    run("run", "bigram", "--data", text, "--out", tmp_path / "out")
+    (tmp_path / "out" / "model.safetensors").write_bytes(b"")
+    assert "model.safetensors is damaged" in refused(run("evaluate", tmp_path / "out", "--data", text))
+
+
+@pytest.mark.parametrize("kind", ["bigram", "gpt"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no text could be read from '{}' (No such file or directory); give a file, or one of: shakespeare"),
+        (b"caf\xe9", "{} is not UTF-8 text (byte 3 is no part of it); convert it first"),
+        (b"", "chain has 0 characters; a run with windows of"),
+        (b"too short", "chain has 9 characters; a run with windows of"),
+    ],
+)
+def test_a_text_that_cannot_be_used(run, text, tmp_path, kind, content, said):
+    text.unlink()
+    if content is not None:
+        text.write_bytes(content)
+    assert refused(run("run", kind, "--data", text, "--out", tmp_path / "out")).startswith(said.format(text))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("gpt --steps 0", "a budget of 0 is none; it must be a number above 0"),
+        ("gpt --minutes -1", "a budget of -1.0 is none"),
+        ("gpt --minutes nan", "a budget of nan is none"),
+        ("gpt --minutes inf", "a budget of inf is none"),
+        ("gpt --steps 1 --seed -1", "seed is -1; it must be a whole number from 0 to 4294967295"),
+        ("bigram --seed 4294967296", "seed is 4294967296; it must be"),
+        ("gpt --steps 1 --width 33", "a width of 33 does not divide into heads of 32; take a multiple"),
+        ("gpt --steps 1 --width 0", "hidden_size is 0; it must be above 0"),
+        ("gpt --steps 1 --layers 0", "num_hidden_layers is 0; it must be above 0"),
+        ("gpt --steps 1 --layers 1000000000", "num_hidden_layers is 1000000000; it must be above 0 and at most 1,000"),
+        ("gpt --steps 1 --context 0", "sliding_window is 0; it must be above 0"),
+        ("gpt --steps 1 --context -5", "sliding_window is -5; it must be above 0"),
+        ("gpt --steps 1 --context 9999", "chain has 4000 characters; a run with windows of 9999 needs 11112 or more"),
+        ("gpt --steps 1 --dropout 1.5", "dropout is 1.5; it must be from 0 to below 1"),
+        ("gpt --steps 1 --dropout nan", "dropout is nan; it must be from 0 to below 1"),
+        ("bigram --layers 2 --width 64", "a bigram has no layers, width; leave it out"),
+        ("gpt --steps 1 --resume", "there is nothing to resume in"),
+    ],
+)
+def test_a_wrong_option_ends_with_one_sentence(run, text, tmp_path, options, said):
+    kind, *rest = options.split()
+    assert refused(run("run", kind, "--data", text, "--out", tmp_path / "out", *rest)).startswith(said)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_that_is_not_there_is_refused(run, text, tmp_path):
+    said = refused(run("run", "gpt", "--data", text, "--out", tmp_path / "out", "--device", "cuda"))
+    assert said == "there is no CUDA device here; leave --device out to train on the CPU"
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["run", "run lstm --data x --out y", "run gpt --out y", "run gpt --data x --out y --steps 1 --minutes 1", "frob", ""],
+)
+def test_a_usage_error_ends_with_two(run, options):
+    status, _, err = run(*options.split())
+    assert status == 2
+    assert "usage: python -m train" in err
+
+
+@pytest.mark.parametrize("kind", ["bigram", "gpt"])
+def test_a_folder_in_use_is_refused_and_left_alone(run, text, tmp_path, kind):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    said = refused(run("run", kind, "--data", text, "--out", out, *(SMALL if kind == "gpt" else [])))
+    assert said == f"{out} is not empty; name another folder, so that nothing is lost"
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [("notes.txt", "mine")]
+
+
+def test_a_folder_that_cannot_be_made_is_told(run, text, tmp_path):
+    (tmp_path / "file").write_text("")
+    for kind in ("bigram", "gpt"):
+        status, _, err = run("run", kind, "--data", text, "--out", tmp_path / "file" / "out")
+        assert status.startswith("python -m train: [Errno 20] Not a directory: ")
+        assert str(tmp_path / "file" / "out") in status
+        assert "Traceback" not in err
+
+
+def test_help_names_every_source_and_default(run):
+    status, out, _ = run("run", "--help")
+    assert status == 0
+    assert all(name in out for name in SOURCES)
+    assert str(parser().parse_args(["run", "gpt", "--data", "x", "--out", "y"]).seed) in out
+
+
+def test_ctrl_c_while_the_text_is_fetched_ends_with_130(run, text, tmp_path, monkeypatch):
+    run("run", "bigram", "--data", text, "--out", tmp_path / "bigram")
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("train.data.read", interrupted)
+    assert run("run", "gpt", "--data", "shakespeare", "--out", tmp_path / "out")[0] == 130
+    assert run("evaluate", tmp_path / "bigram", "--data", "shakespeare")[0] == 130

@@ -1,0 +1,197 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from gpt import Bigram, BigramConfig
+from train import trainer as training
+from train.trainer import Budget, Done, Losses, Sample, Step, Trainer, learning_rate_factor
+
+
+def make(budget, seed=0, evaluations=None, rate=0.1, **options):
+    """A trainer of a bigram of four tokens, on a text in which each is followed by the next."""
+    model = Bigram(BigramConfig(4))
+
+    def batch(progress, generator):
+        ids = torch.randint(4, (2, 5), generator=generator)
+        return ids, (ids + 1) % 4
+
+    held_out = iter(evaluations) if evaluations else None
+    text = torch.arange(4)
+
+    def evaluate():
+        if held_out:
+            return next(held_out)
+        return torch.nn.functional.cross_entropy(model.logits.detach(), (text + 1) % 4).item()
+
+    optimizers = [torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)]
+    return Trainer(model, optimizers, batch, evaluate, lambda: "a text", budget, seed, **options)
+
+
+@pytest.mark.parametrize(
+    ("progress", "factor"), [(0, 0.05), (0.001, 0.05), (0.01, 0.5), (0.02, 0.98), (0.05, 0.95), (0.5, 0.5), (0.9, 0.1), (1, 0)]
+)
+def test_schedule(progress, factor):
+    assert learning_rate_factor(progress) == pytest.approx(factor)
+
+
+def test_the_schedule_reaches_the_optimizers():
+    trainer = make(Budget(steps=100), rate=0.2)
+    rates = []
+    for event in trainer.run():
+        if isinstance(event, Step):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+    assert rates == pytest.approx([0.2 * learning_rate_factor(step / 100) for step in range(100)])
+
+
+def test_events_come_in_order():
+    events = list(make(Budget(steps=250)).run())
+    kinds = [type(event) for event in events]
+    look = [Losses, Sample]
+    # Every hundred steps are 0.4 of the budget; the end is always looked at.
+    assert kinds == [Step] * 100 + look + [Step] * 100 + look + [Step] * 50 + look + [Done]
+    assert [event.step for event in events if isinstance(event, Step)] == list(range(1, 251))
+    assert [event.step for event in events if isinstance(event, Losses)] == [100, 200, 250]
+    assert events[-1] == Done(250, events[-1].seconds, 250 * 2 * 5)
+    assert [event.text for event in events if isinstance(event, Sample)] == ["a text"] * 3
+
+
+def test_a_long_run_is_looked_at_twenty_times():
+    events = list(make(Budget(steps=2000)).run())
+    assert [event.step for event in events if isinstance(event, Losses)] == list(range(100, 2001, 100))
+
+
+def test_progress_runs_to_one():
+    progress = [event.progress for event in make(Budget(steps=50)).run() if isinstance(event, Step)]
+    assert progress == pytest.approx([(i + 1) / 50 for i in range(50)])
+
+
+def test_seconds_and_tokens_only_grow():
+    events = list(make(Budget(steps=120)).run())
+    seconds = [event.seconds for event in events if isinstance(event, Losses | Done)]
+    assert all(a <= b for a, b in pairwise(seconds))
+    assert all(event.tokens_per_second > 0 for event in events if isinstance(event, Step))
+
+
+def test_a_single_step():
+    kinds = [type(event) for event in make(Budget(steps=1)).run()]
+    assert kinds == [Step, Losses, Sample, Done]
+
+
+def test_losses_are_means_since_the_last_time():
+    events = list(make(Budget(steps=200)).run())
+    steps = [event.loss for event in events if isinstance(event, Step)]
+    losses = [event.train for event in events if isinstance(event, Losses)]
+    assert losses == pytest.approx([sum(steps[:100]) / 100, sum(steps[100:]) / 100])
+
+
+def test_the_best_is_the_lowest_so_far():
+    events = make(Budget(steps=500), evaluations=[3.0, 2.0, 2.5, 2.0, 1.0]).run()
+    assert [event.best for event in events if isinstance(event, Losses)] == [True, True, False, False, True]
+
+
+def test_it_learns():
+    losses = [event.held_out for event in make(Budget(steps=300), rate=0.05).run() if isinstance(event, Losses)]
+    assert losses[-1] < losses[0] / 2 < math.log(4) / 2
+
+
+def test_a_target_of_minus_one_does_not_count():
+    trainer = make(Budget(steps=3))
+    loss = trainer.loss(torch.tensor([[0, 1]]), torch.tensor([[1, -1]]))
+    assert loss.item() == pytest.approx(trainer.loss(torch.tensor([[0]]), torch.tensor([[1]])).item())
+
+
+def test_a_seed_repeats_and_another_differs():
+    one, again, other = ([e.loss for e in make(Budget(steps=20), seed).run() if isinstance(e, Step)] for seed in (1, 1, 2))
+    assert one == again
+    assert one != other
+
+
+def test_training_mode_is_back_after_every_look():
+    trainer = make(Budget(steps=200))
+    sample = trainer.sample
+
+    def sample_in_eval():
+        trainer.model.eval()
+        return sample()
+
+    trainer.sample = sample_in_eval
+    assert all(trainer.model.training for event in trainer.run() if not isinstance(event, Done))
+
+
+@pytest.mark.parametrize("stop", [1, 37, 99, 100, 150, 199])
+def test_a_saved_trainer_goes_on_exactly(stop):
+    whole = list(make(Budget(steps=200), seed=3).run())
+    first = make(Budget(steps=200), seed=3)
+    before = []
+    for event in first.run():
+        before.append(event)
+        if event.step == stop:
+            break
+    second = make(Budget(steps=200), seed=3)
+    second.load_state_dict(first.state_dict())
+    after = list(second.run())
+
+    def facts(events):
+        timeless = {"seconds", "tokens_per_second"}
+        return [(type(e), {k: v for k, v in vars(e).items() if k not in timeless}) for e in events]
+
+    assert facts(before + after) == facts(whole)
+
+
+def test_minutes_are_the_time_that_was_spent(monkeypatch):
+    now = 0.0
+
+    def clock():  # half a second between two looks at it
+        nonlocal now
+        now += 0.5
+        return now
+
+    monkeypatch.setattr(training.time, "perf_counter", clock)
+    events = list(make(Budget(minutes=1)).run())
+    steps = [event for event in events if isinstance(event, Step)]
+    assert steps[9].progress == pytest.approx(5 / 60)
+    looks = [event.seconds for event in events if isinstance(event, Losses)]
+    assert looks[0] == pytest.approx(30.5)  # half a minute of two: a look costs as much as dozens of steps
+    assert len(looks) == 2
+    assert events[-1].seconds >= 60
+    assert events[-1].step == pytest.approx(120, abs=5)
+
+
+@pytest.mark.parametrize("low_precision", [True, False])
+def test_weights_stay_in_full_precision(low_precision):
+    trainer = make(Budget(steps=5), low_precision=low_precision)
+    events = list(trainer.run())
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+    assert all(math.isfinite(event.loss) for event in events if isinstance(event, Step))
+
+
+def test_a_loss_that_is_no_number_ends_the_run():
+    trainer = make(Budget(steps=50))
+
+    def batch(progress, generator):
+        with torch.no_grad():
+            trainer.model.logits.fill_(math.nan)
+        return torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long)
+
+    trainer.batch = batch
+    with pytest.raises(ValueError, match="the loss is no number after step 0"):
+        list(trainer.run())
+
+
+@pytest.mark.parametrize("budget", [{}, {"steps": 1, "minutes": 1}])
+def test_a_budget_is_one_of_steps_and_minutes(budget):
+    with pytest.raises(ValueError, match="a budget is either steps or minutes"):
+        Budget(**budget)
+
+
+@pytest.mark.parametrize("budget", [{"steps": 0}, {"steps": -5}, {"minutes": 0}, {"minutes": -1}, {"minutes": math.nan}])
+def test_a_budget_of_nothing_is_refused(budget):
+    with pytest.raises(ValueError, match="is none; it must be a number above 0"):
+        Budget(**budget)
+
+
+def test_a_budget_without_end_is_refused():
+    with pytest.raises(ValueError, match="a budget of inf is none"):
+        Budget(minutes=math.inf)
