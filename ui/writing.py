@@ -1,0 +1,140 @@
+"""One text in the making: what was asked for, what is written so far, and the link that shows it again."""
+
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from urllib.parse import parse_qsl, urlencode
+
+from gpt import LanguageModel, SamplingParams
+from gpt.checkpoint import names
+
+MAX_PROMPT = 5_000  # characters that a visitor may send
+MAX_TEXT = 5_000  # characters that one text may grow to with Continue
+MIN_RUN, MAX_RUN = 50, 1_000  # characters that one press of a button writes
+UPDATE = 0.05  # seconds between two updates of the page; more often is slower for the browser, not smoother
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A model, a prompt and how to write on. Raises ValueError, in a sentence for the visitor, if it is out of bounds."""
+
+    model: str
+    prompt: str
+    params: SamplingParams
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str) or not isinstance(self.prompt, str):
+            raise ValueError("The model's name and the prompt must both be text.")
+        if self.model not in names():
+            raise ValueError(f"There is no model called {self.model[:60]!r} here; pick one of {', '.join(names())}.")
+        if len(self.prompt) > MAX_PROMPT:
+            raise ValueError(f"This prompt has {len(self.prompt):,} characters; the page takes up to {MAX_PROMPT:,}.")
+        if self.params.max_new_tokens > MAX_TEXT:
+            raise ValueError(f"The length is {self.params.max_new_tokens:,}; a text here has up to {MAX_TEXT:,} characters.")
+        if self.params.seed is None:
+            object.__setattr__(self, "params", self.params.seeded())
+
+    def same_text(self, other: "Ask") -> bool:
+        """Whether both write the same characters, be it more or fewer of them."""
+        mine, theirs = (replace(ask.params, max_new_tokens=0) for ask in (self, other))
+        return (self.model, self.prompt, mine) == (other.model, other.prompt, theirs)
+
+    def query(self, length: int) -> str:
+        """The part of a link after its "?", which shows `length` tokens of this text again."""
+        plain = SamplingParams()
+        values = {"model": self.model, "prompt": self.prompt, "seed": self.params.seed, "length": length}
+        values["temperature"] = f"{self.params.temperature:g}"
+        values |= {n: f"{v:g}" for n in ("top_k", "top_p", "min_p") if (v := getattr(self.params, n)) != getattr(plain, n)}
+        return urlencode(values, errors="replace")
+
+    @classmethod
+    def from_query(cls, query: str | Mapping[str, str], default_model: str) -> "Ask":
+        """Read a link again. Raises ValueError, in a sentence for the visitor, for what it cannot mean."""
+        given = dict(parse_qsl(query, keep_blank_values=True)) if isinstance(query, str) else dict(query)
+        values: dict[str, int | float] = {}
+        for name, kind in {
+            "temperature": float,
+            "top_k": int,
+            "top_p": float,
+            "min_p": float,
+            "length": int,
+            "seed": int,
+        }.items():
+            if name in given:
+                try:
+                    values[name] = kind(given[name])
+                except ValueError:
+                    raise ValueError(f"{name} is {given[name][:60]!r}, which is no number.") from None
+        if "length" in values:
+            values["max_new_tokens"] = values.pop("length")
+        params = SamplingParams(**values)  # type: ignore[arg-type]  # checks each one itself
+        return cls(given.get("model", default_model), given.get("prompt", ""), params)
+
+    def python(self, length: int) -> str:
+        """A Python program that writes the same text."""
+        params = replace(self.params, max_new_tokens=length)
+        given = [f.name for f in fields(params) if getattr(params, f.name) != f.default or f.name == "temperature"]
+        settings = ", ".join(f"{name}={getattr(params, name)!r}" for name in given)
+        return (
+            "from gpt import SamplingParams, load\n\n"
+            f"lm = load({self.model!r})\n"
+            f"prompt = {self.prompt!r}\n"
+            f"print(prompt + lm.generate(prompt, SamplingParams({settings})).text)\n"
+        )
+
+
+def bounded(length: int) -> int:
+    """A length that one press of a button may write. Raises ValueError, in a sentence for the visitor."""
+    if not isinstance(length, int) or not MIN_RUN <= length <= MAX_RUN:
+        raise ValueError(f"The length is {length!r}; it must be a whole number from {MIN_RUN} to {MAX_RUN:,}.")
+    return length
+
+
+class Writing:
+    """A text that grows. It keeps its stream, so that it goes on later without reading anything again."""
+
+    def __init__(self, ask: Ask, lm: LanguageModel) -> None:
+        self.ask, self.lm = ask, lm
+        self.stream = lm.stream(ask.prompt, replace(ask.params, max_new_tokens=MAX_TEXT))
+        self.pieces: list[str] = []  # the text of each token so far
+        self.nats = 0.0
+        self.speed = 0.0  # characters a second, the last time that it wrote
+        self.busy = threading.Lock()
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
+    def room(self) -> int:
+        """How many tokens it may still grow by."""
+        return MAX_TEXT - len(self.pieces)
+
+    @property
+    def bits_per_character(self) -> float:
+        return self.nats / math.log(2) / max(1, len(self.text))
+
+    def write(self, tokens: int) -> Iterator[None]:
+        """Write on by up to `tokens`, stopping about twenty times a second to let the page show it.
+
+        Raises ValueError if it is being written on already, as after a double click.
+        """
+        if not self.busy.acquire(blocking=False):
+            raise ValueError("This text is still being written; press Stop first.")
+        try:
+            started = shown = time.perf_counter()
+            before = len(self.pieces)
+            for _ in range(min(tokens, self.room)):
+                step = next(self.stream)
+                self.pieces.append(step.text)
+                self.nats -= step.logprob
+                now = time.perf_counter()
+                self.speed = (len(self.pieces) - before) / max(now - started, 1e-6)
+                if now - shown > UPDATE:
+                    yield
+                    shown = time.perf_counter()
+            yield
+        finally:
+            self.busy.release()
