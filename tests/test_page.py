@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -328,6 +329,21 @@ def test_closing_the_tab_stops_the_work(visit, slow, monkeypatch):
         assert time.monotonic() < deadline, "the text is still being written"
         time.sleep(0.1)
     assert len(texts[-1].pieces) < 1000
+
+
+def test_the_html_itself_shows_headline_and_text_before_any_script_has_run(address):
+    sample = take("gpt-shakespeare").facts["sample"]
+    with urllib.request.urlopen(address + "/") as answer:
+        html = answer.read().decode()
+    assert "one character at a time" in html
+    assert escape(sample["text"]) in html
+    with urllib.request.urlopen(address + "/?seed=5") as answer:
+        assert escape(sample["text"]) + "</pre>" not in answer.read().decode()  # a link to another text
+
+
+@pytest.mark.browser
+def test_the_first_sight_gives_way_to_the_page(visit):
+    assert not visit().page.is_visible("#first")
 
 
 def test_the_api_has_one_clean_endpoint(address):

@@ -53,6 +53,14 @@ def test_stacked_caches_go_on_each_from_its_own_place(make_gpt):
     torch.testing.assert_close(model(more, together)[0], alone, atol=1e-4, rtol=0)
 
 
+def test_a_cache_that_has_read_nothing_can_be_stacked(make_gpt):
+    model = make_gpt()
+    read, more = model(ids_of(1, 7))[1], ids_of(2, 20, seed=9)
+    alone = torch.cat([model(more[:1])[0], model(more[1:], copy.deepcopy(read))[0]])
+    fresh = KVCache(model.config, 1, like=alone)
+    torch.testing.assert_close(model(more, KVCache.stack([fresh, read]))[0], alone, atol=1e-4, rtol=0)
+
+
 def test_stacking_copies(make_gpt):
     model = make_gpt()
     state = model(ids_of(1, 5))[1]
