@@ -10,7 +10,7 @@ import torch
 
 from gpt import CheckpointError
 from ui.look import CSS, theme
-from ui.page import build
+from ui.page import build, middleware
 
 # A small model gains nothing from a second thread, and visitors would take the cores from each other.
 torch.set_num_threads(1)
@@ -28,6 +28,7 @@ LAUNCH: dict[str, Any] = {
     "max_file_size": 1,  # byte: there is nothing to upload here
     "state_session_capacity": 500,  # texts that can be continued, about 3 MB each
     "ssr_mode": False,
+    "app_kwargs": {"middleware": middleware()},
 }
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from gpt.tokenizer import START
 
 PROJECT = "from-bigram-to-gpt"
 KINDS = {
-    "bigram": "a table of which character follows which",
-    "gpt": "a decoder-only transformer in the shape of Qwen3",
+    "bigram": "A table of which character follows which",
+    "gpt": "A decoder-only transformer in the shape of Qwen3",
 }
 
 
@@ -37,9 +37,12 @@ def card(facts: dict[str, Any], name: str) -> str:
         "counting pairs of characters (bigram)": facts["baselines"]["bigram"] / math.log(2),
         "every character alike": facts["baselines"]["uniform"] / math.log(2),
     }
-    rows = "\n".join(f"| {what} | {nats * math.log(2):.4f} | {nats:.4f} |" for what, nats in bits.items())
+    if not is_gpt:
+        del bits["counting pairs of characters (bigram)"]  # that is this model
+    rows = "\n".join(f"| {what} | {each * math.log(2):.4f} | {each:.4f} |" for what, each in bits.items())
     sees = "the last character" if facts["window"] == 1 else f"the last {facts['window']} characters"
     licence = f" ({data['licence']}, {data['url']})" if data["url"] else ""
+    picture = "![Loss while it learned](loss_curve.svg)\n\n" if facts["curve"] else ""
     settings = f"temperature={sample['temperature']}, max_new_tokens={sample['max_new_tokens']}, seed={sample['seed']}"
     after = f" after `{sample['prompt']}`" if sample["prompt"] else ""
     written = sample["prompt"] + sample["text"]
@@ -47,7 +50,7 @@ def card(facts: dict[str, Any], name: str) -> str:
     transformers = f"""
 ```python
 from transformers import pipeline
-pipeline("text-generation", "{name}")({sample["prompt"] or START!r}, max_new_tokens=300)
+pipeline("text-generation", "{name}")({sample["prompt"] or START!r}, max_new_tokens=300)  # the folder, or its id on the Hub
 ```
 """
     return f"""---
@@ -56,16 +59,14 @@ pipeline("text-generation", "{name}")({sample["prompt"] or START!r}, max_new_tok
 
 # {name}
 
-{KINDS[facts["kind"]].capitalize()}, which writes one character at a time. It has {facts["parameters"]:,} parameters, sees
+{KINDS[facts["kind"]]}, which writes one character at a time. It has {facts["parameters"]:,} parameters, sees
 {sees}, and learned from {data["name"]}{licence}.
 
 | held out: the last tenth of the text, {held_out["tokens"]:,} characters | nats a character | bits a character |
 |---|---|---|
 {rows}
 
-![Loss while it learned](loss_curve.svg)
-
-What it writes{after} ({settings}):
+{picture}What it writes{after} ({settings}):
 
 {fence}text
 {written}

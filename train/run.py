@@ -79,10 +79,9 @@ def count(data: Data, out: Path, seed: int, command: str) -> Generator[Event]:
     result = held_out(model, texts.held_out, WINDOW)
     seconds = time.perf_counter() - clock
     yield Losses(1, seconds, train_loss, result.nats_per_token, True)
-    settings = {"method": "counting", "k": k, "seed": seed, "device": "cpu", "precision": "float32"}
-    point = {"step": 1, "seconds": seconds, "train": train_loss, "held_out": result.nats_per_token}
-    run = {"kind": "bigram", "command": command, "started": started, "steps": 1, "tokens": len(texts.train), "finished": True}
-    _write_folder(out, model, texts, data, result, {**run, "seconds": seconds, **settings}, [point])
+    run = {"kind": "bigram", "command": command, "started": started, "steps": 1, "tokens": len(texts.train)}
+    run |= {"seconds": seconds, "finished": True, "method": "counting", "k": k, "seed": seed, "device": "cpu"}
+    _write_folder(out, model, texts, data, result, run | {"train_loss": train_loss}, [])
     yield Done(1, seconds, len(texts.train))
 
 
@@ -168,7 +167,13 @@ def learn(
                 )
                 if event.best and result:
                     run = {"kind": kind, "command": command, "started": progress["started"]}
-                    run |= {"steps": event.step, "tokens": trainer.tokens, "seconds": event.seconds, "finished": False}
+                    run |= {
+                        "train_loss": event.train,
+                        "steps": event.step,
+                        "tokens": trainer.tokens,
+                        "seconds": event.seconds,
+                        "finished": False,
+                    }
                     _write_folder(out, model, texts, data, result, run | settings, progress["curve"])
             if time.perf_counter() - saved_at > SAVE_EVERY or isinstance(event, Losses):
                 save_resume()
@@ -188,7 +193,7 @@ def _write_folder(
     save(out, model, texts.tokenizer)
     lm = load(out)  # as anybody else will open it
     baseline, _ = counted_bigram(texts)
-    params = SamplingParams(seed=run["seed"], max_new_tokens=600)
+    params = SamplingParams(seed=run["seed"])
     written = lm.generate(data.prompt, params)
     facts = {
         **run,
@@ -204,7 +209,6 @@ def _write_folder(
         "vocabulary": len(texts.tokenizer),
         "parameters": lm.parameters,
         "window": lm.window,
-        "train_loss": curve[-1]["train"],
         "held_out": asdict(result),
         "baselines": {
             "uniform": math.log(len(texts.tokenizer)),
@@ -227,7 +231,8 @@ def _finish(out: Path, done: Done, curve: list[dict[str, float]]) -> None:
 
 def _write_facts(out: Path, facts: dict[str, Any]) -> None:
     write_aside(out / TRAINING, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    write_aside(out / "loss_curve.svg", loss_curve(facts))
+    if facts["curve"]:  # counting has none
+        write_aside(out / "loss_curve.svg", loss_curve(facts))
     write_aside(out / "README.md", card(facts, out.resolve().name))
 
 

@@ -87,7 +87,7 @@ CSS = f"""
 .form {{ background: none !important; border: 0 !important; box-shadow: none !important; overflow: visible !important; }}
 .gradio-container .fillable {{ padding: 0 !important; }}
 footer .divider {{ display: none; }}
-.tabitem {{ padding: 22px 0 0 !important; }}
+.tabitem {{ padding: 6px 0 0 !important; }}
 @media (max-width: 760px) {{
   #write {{ grid-template: "ask" "sheet" "settings" / minmax(0, 1fr); gap: 20px; }}
   #head h1 {{ font-size: 1.4rem; }} #head p {{ font-size: 1rem; }}
