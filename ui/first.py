@@ -50,7 +50,7 @@ class FirstSight:
             before, end, after = body.rpartition(b"</body>")
             changed = before + first.encode() + end + after
             headers = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
-            await send(start | {"headers": [*headers, (b"content-length", str(len(changed)).encode())]})
+            await send({**start, "headers": [*headers, (b"content-length", str(len(changed)).encode())]})
             await send({"type": "http.response.body", "body": changed})
 
         await self.app(scope, receive, change)
