@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 
 import torch
 from torch import Tensor
@@ -94,6 +95,8 @@ def _download(name: str, source: Source) -> bytes:
                     content += chunk
                     bar.update(len(chunk))
     except (OSError, HTTPException) as error:  # OSError: URLError, a time-out, a broken connection
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the connection
         reason = " ".join(str(getattr(error, "reason", error)).split())  # a server's own words may have any form
         raise ValueError(
             f"{source.url} could not be downloaded ({reason}); fetch it some other way and give --data FILE"
