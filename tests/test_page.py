@@ -170,8 +170,9 @@ def test_generate_writes_the_text_of_the_seed_that_it_shows(visit):
 
 
 @pytest.mark.browser
-def test_a_locked_seed_writes_the_same_text_twice_and_a_free_one_does_not(visit):
+def test_a_locked_seed_writes_the_same_text_twice_and_a_free_one_does_not(visit, slow):
     first = visit()
+    first.page.fill("#length input[type=number]", "50")
     first.page.click("#models input[value='bigram-shakespeare']")
     first.generate()
     one = first.done()
