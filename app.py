@@ -26,7 +26,7 @@ LAUNCH: dict[str, Any] = {
     "footer_links": ["api"],
     "run_history": False,  # nothing of a visitor is kept, in their browser either
     "max_file_size": 1,  # byte: there is nothing to upload here
-    "state_session_capacity": 500,  # texts that can be continued, about 3 MB each
+    "state_session_capacity": 64,  # texts that can be continued, about 3 MB each; a forgotten one is written again
     "ssr_mode": False,
     "app_kwargs": {"middleware": middleware()},
 }

@@ -91,10 +91,12 @@ def names() -> list[str]:
 def load(model: str | os.PathLike[str], revision: str | None = None) -> LanguageModel:
     """Open a model: a name under weights/, a folder, or a Hub id "user/repo" (at `revision`: a branch, tag or commit).
 
-    A name or a folder needs no network; a Hub id is downloaded once and then opened from the cache.
-    Raises CheckpointError, in one sentence, if it cannot be had.
+    A name wins over a folder of the same name, and neither needs the network. A Hub id is downloaded once and from
+    then on opened from the cache, as it was. Raises CheckpointError, in one sentence, if it cannot be had.
     """
     name = os.fspath(model)
+    if revision is not None and (name in names() or os.path.isdir(name)):
+        raise CheckpointError(f"{name} is on this machine and has no revision {revision!r}; leave it out, or give a Hub id")
     if name in names():
         return _open(WEIGHTS / name, name)
     if os.path.isdir(name):  # unlike Path.is_dir, no error for what can be no path

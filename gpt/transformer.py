@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gpt.model import CausalModel
 
-# What a config.json may ask for at most: a mistyped size is refused before it takes memory. Every other size: 2**18.
+# What a config.json may ask for at most, so that a mistyped size is refused at once. Every other size: 2**18.
 LARGEST = {"num_hidden_layers": 1_000, "sliding_window": 2**15, "rope_theta": 1e12, "rms_norm_eps": 1}
 
 
@@ -167,6 +167,7 @@ class Rotary(nn.Module):
         self.register_buffer("inverse_frequencies", 1.0 / config.rope_theta**pairs, persistent=False)  # (hs/2,)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions (B, T) -> cosines and sines, each (B, 1, T, hs)."""
         angles = positions[:, None, :, None].float() * self.inverse_frequencies  # (B, 1, T, hs/2)
         angles = torch.cat((angles, angles), dim=-1)  # (B, 1, T, hs)
         return angles.cos(), angles.sin()
@@ -179,6 +180,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
+    """Every position gathers the values (B, T, C) of those before it, weighted by how well query and key agree."""
+
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
@@ -218,6 +221,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    """First look around (attention), then think (MLP); each adds to the stream x (B, T, C)."""
+
     def __init__(self, config: GPTConfig, layer: int, dropout: float) -> None:
         super().__init__()
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)

@@ -9,8 +9,10 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
 from gradio_client import Client
@@ -135,6 +137,12 @@ def test_the_first_visit_shows_a_text_before_any_model_has_run(visit, monkeypatc
 @pytest.mark.browser
 def test_every_control_has_a_name_and_the_keyboard_reaches_it(visit):
     first = visit()
+    reached = set()
+    first.page.click("#head")
+    for _ in range(40):
+        first.page.keyboard.press("Tab")
+        reached.add(first.page.evaluate("document.activeElement.innerText || document.activeElement.closest('[id]')?.id"))
+    assert {"Generate", "Continue", "ROMEO:", "Copy link", "Copy as Python", "prompt", "temperature", "length"} <= reached
     first.page.click("#more button")
     for role, name in [
         ("textbox", "Prompt"),
@@ -192,6 +200,7 @@ def test_stop_keeps_the_text_and_continue_goes_on(visit, slow):
     first.until(lambda: 20 < len(first.text) < 300, "some characters")
     first.page.click("#stop")
     stopped = first.done()
+    assert dict(parse_qsl(first.query()))["length"] == str(len(stopped))
     first.page.wait_for_timeout(1000)
     assert first.text == stopped
     assert 0 < len(stopped) < 300
@@ -203,6 +212,34 @@ def test_stop_keeps_the_text_and_continue_goes_on(visit, slow):
     seed = int(re.search(r"seed (\d+)", first.status)[1])
     params = SamplingParams(max_new_tokens=len(whole), seed=seed)
     assert whole == take("gpt-shakespeare").lm.generate("ROMEO:", params).text
+
+
+@pytest.mark.browser
+def test_link_and_status_are_of_the_text_on_the_screen_however_soon_stop_is_pressed(visit):
+    first = visit()
+    for delay in (0, 50, 150, 300):
+        first.page.fill("#length input[type=number]", "1000")
+        first.generate()
+        first.page.wait_for_timeout(delay)
+        first.page.click("#stop")
+        first.until(lambda: first.page.is_enabled("#generate"), "the end of the text")
+        first.page.wait_for_timeout(300)  # for whatever might still come in late
+        assert dict(parse_qsl(first.query()))["length"] == str(len(first.text))
+        assert "Error" not in first.page.inner_text("#status")
+
+
+@pytest.mark.browser
+def test_while_a_text_is_written_its_link_is_ready_and_a_second_one_cannot_be_started(visit, slow):
+    first = visit()
+    first.page.click("#more button")
+    first.generate("HAMLET:")
+    assert first.page.is_disabled("#generate")
+    assert first.page.is_disabled("#continue")
+    asked = dict(parse_qsl(first.query()))
+    assert (asked["prompt"], asked["length"]) == ("HAMLET:", "300")
+    assert asked["seed"] == first.page.input_value("#seed input")
+    first.page.click("#stop")
+    first.until(lambda: first.page.is_enabled("#generate"), "the end of the text")
 
 
 @pytest.mark.browser
@@ -238,6 +275,28 @@ def test_a_link_shows_the_same_text_to_somebody_else(visit):
 
 
 @pytest.mark.browser
+def test_a_link_with_parts_missing_gets_them_and_shows_one_text_from_then_on(visit):
+    first = visit("/?prompt=HAMLET%3A&model=bigram-shakespeare")
+    text = first.done()
+    first.until(lambda: "seed=" in first.page.url, "the address to be whole")
+    first.page.reload()
+    first.until(lambda: first.page.locator("#text .sheet").count() and first.text == text, "the same text")
+
+
+@pytest.mark.browser
+def test_a_link_shows_the_same_text_after_a_restart(visit, chromium):
+    first = visit()
+    first.generate("JULIET:")
+    text = first.done()
+    query = first.query()
+    with served() as address:
+        other = Visit(chromium, address, "/?" + query)
+        assert other.done() == text
+        other.context.close()
+    assert other.faults == []
+
+
+@pytest.mark.browser
 def test_copy_link_and_copy_as_python_fill_the_clipboard(visit, address):
     first = visit(permissions=["clipboard-read", "clipboard-write"])
     sample = take("gpt-shakespeare").facts["sample"]
@@ -246,6 +305,8 @@ def test_copy_link_and_copy_as_python_fill_the_clipboard(visit, address):
     copied = first.page.evaluate("navigator.clipboard.readText()")
     assert copied.startswith(address)
     assert f"seed={sample['seed']}" in copied
+    first.page.click("#copy-link")
+    first.until(lambda: first.page.text_content("#copy-link").strip() == "Copy link", "the button to be itself again")
     first.page.click("#copy-python")
     first.until(lambda: "lm = load" in first.page.evaluate("navigator.clipboard.readText()"), "the program")
     assert f"seed={sample['seed']}" in first.page.evaluate("navigator.clipboard.readText()")
@@ -288,6 +349,22 @@ def test_a_prompt_too_long_is_a_sentence_and_nothing_is_lost(visit):
     first.page.wait_for_selector("#notice p")
     assert "This prompt has 6,000 characters; the page takes up to 5,000." in first.page.text_content("#notice")
     assert first.text == before
+    assert "trained" in first.status  # still of the text that is shown
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("seed", ["99999999999", "-1"])
+def test_a_seed_out_of_range_is_a_sentence_and_only_if_it_is_used(visit, seed):
+    first = visit()
+    first.page.click("#more button")
+    first.page.fill("#seed input", seed)
+    first.page.check("#lock input")
+    first.page.click("#generate")
+    first.page.wait_for_selector("#notice p")
+    assert f"seed is {seed}; it must be a whole number from 0 to 4294967295" in first.page.text_content("#notice")
+    first.page.uncheck("#lock input")
+    first.generate()
+    assert len(first.done()) == 300
 
 
 @pytest.mark.browser
@@ -340,6 +417,8 @@ def test_the_html_itself_shows_headline_and_text_before_any_script_has_run(addre
     assert escape(sample["text"]) in html
     with urllib.request.urlopen(address + "/?seed=5") as answer:
         assert escape(sample["text"]) + "</pre>" not in answer.read().decode()  # a link to another text
+    with urllib.request.urlopen(address + "/?__theme=dark") as answer:
+        assert escape(sample["text"]) + "</pre>" in answer.read().decode()
 
 
 @pytest.mark.browser
@@ -397,7 +476,9 @@ def free_port():
         return s.getsockname()[1]
 
 
-def test_the_readme_command_opens_the_page_where_the_environment_says():
+@contextmanager
+def served():
+    """`python app.py` as a process of its own, at an address that the environment gives."""
     port = free_port()
     env = os.environ | {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
     with subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=env, stdout=subprocess.DEVNULL) as server:
@@ -405,15 +486,20 @@ def test_the_readme_command_opens_the_page_where_the_environment_says():
             deadline = time.monotonic() + PATIENCE / 1000
             while True:
                 try:
-                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
-                        assert b"From Bigram to GPT" in answer.read()
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/").close()
                     break
                 except OSError:
                     assert time.monotonic() < deadline, "the page did not open"
                     assert server.poll() is None
                     time.sleep(0.3)
+            yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
+
+
+def test_the_readme_command_opens_the_page_where_the_environment_says():
+    with served() as address, urllib.request.urlopen(address + "/") as answer:
+        assert b"From Bigram to GPT" in answer.read()
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "not json", "none at all"])

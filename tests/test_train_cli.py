@@ -112,7 +112,7 @@ def test_evaluate_gives_the_loss_of_the_training(run, text, tmp_path):
         held_out = facts_of(out)["held_out"]
         status, said, err = run("evaluate", out, "--data", text)
         assert (status, err) == (0, "")
-        nats, bits, tokens = re.fullmatch(r"(.*) nats a token, (.*) bits a character, over (.*)\n", said).groups()
+        nats, bits, tokens = re.fullmatch(r"(.*) nats a token, (.*) bits a character \((.*) tokens\)\n", said).groups()
         assert float(nats) == pytest.approx(held_out["nats_per_token"], abs=1e-4)
         assert float(bits) == pytest.approx(held_out["bits_per_character"], abs=1e-4)
         assert int(tokens.replace(",", "")) == held_out["tokens"]
@@ -166,11 +166,11 @@ def test_a_text_that_cannot_be_used(run, text, tmp_path, kind, content, said):
         ("gpt --steps 1 --seed -1", "seed is -1; it must be a whole number from 0 to 4294967295"),
         ("bigram --seed 4294967296", "seed is 4294967296; it must be"),
         ("gpt --steps 1 --width 33", "a width of 33 does not divide into heads of 32; take a multiple"),
-        ("gpt --steps 1 --width 0", "hidden_size is 0; it must be above 0"),
-        ("gpt --steps 1 --layers 0", "num_hidden_layers is 0; it must be above 0"),
+        ("gpt --steps 1 --width 0", "width is 0; it must be 1 or more"),
+        ("gpt --steps 1 --layers 0", "layers is 0; it must be 1 or more"),
         ("gpt --steps 1 --layers 1000000000", "num_hidden_layers is 1000000000; it must be above 0 and at most 1,000"),
-        ("gpt --steps 1 --context 0", "sliding_window is 0; it must be above 0"),
-        ("gpt --steps 1 --context -5", "sliding_window is -5; it must be above 0"),
+        ("gpt --steps 1 --context 0", "context is 0; it must be 1 or more"),
+        ("gpt --steps 1 --context -5", "context is -5; it must be 1 or more"),
         ("gpt --steps 1 --context 9999", "chain has 4000 characters; a run with windows of 9999 needs 11112 or more"),
         ("gpt --steps 1 --dropout 1.5", "dropout is 1.5; it must be from 0 to below 1"),
         ("gpt --steps 1 --dropout nan", "dropout is nan; it must be from 0 to below 1"),

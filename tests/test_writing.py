@@ -10,7 +10,7 @@ import pytest
 
 from gpt import SamplingParams
 from ui.shelf import shelf, take
-from ui.write import sheet
+from ui.write import remarks, sheet
 from ui.writing import MAX_PROMPT, MAX_TEXT, Ask, Writing, bounded
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +29,14 @@ def test_a_link_keeps_odd_characters_of_a_prompt():
     assert Ask.from_query(ask.query(300), "x").prompt == ask.prompt
 
 
+@pytest.mark.parametrize("temperature", [0, 0.123456789, 1 / 3, 2.0])
+@pytest.mark.parametrize("top_k", [0, 7, 10_000_000])
+def test_a_link_is_exact(temperature, top_k):
+    params = SamplingParams(temperature, top_k, 1 / 7, 1e-9, 123, 4_294_967_295)
+    ask = Ask("bigram-shakespeare", "x", params)
+    assert Ask.from_query(ask.query(123), "gpt-shakespeare") == ask
+
+
 def test_half_a_character_pair_does_not_break_a_link():
     assert dict(parse_qsl(Ask("bigram-shakespeare", "a\ud800b", SamplingParams(seed=1)).query(10)))["prompt"] == "a?b"
 
@@ -42,13 +50,14 @@ def test_a_link_takes_the_usual_settings_for_what_it_does_not_say():
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
-        ("temperature=warm", "temperature is 'warm', which is no number"),
+        ("temperature=warm", "The temperature is 'warm', which is no number."),
         ("temperature=nan", "temperature is nan; it must be a number from 0 to 5"),
         ("temperature=9", "temperature is 9.0; it must be a number from 0 to 5"),
         ("top_p=0", "top_p is 0.0"),
         ("length=-1", "max_new_tokens is -1"),
         (f"length={MAX_TEXT + 1}", f"a text here has up to {MAX_TEXT:,} characters"),
-        ("seed=1.5", "seed is '1.5', which is no number"),
+        ("seed=1.5", "The seed is '1.5', which is no whole number."),
+        ("temperature=3", "The temperature is 3.0; here it goes from 0 to 2."),
         ("model=nobody", "There is no model called 'nobody' here; pick one of"),
         (
             "prompt=" + "a" * (MAX_PROMPT + 1),
@@ -82,6 +91,35 @@ def test_a_text_ends_at_its_bound():
     for _ in writing.write(MAX_TEXT + 500):
         pass
     assert (len(writing.pieces), writing.room) == (MAX_TEXT, 0)
+
+
+def test_writing_stops_when_it_is_asked_to_and_can_go_on(monkeypatch):
+    monkeypatch.setattr("ui.writing.UPDATE", 0.0)
+    writing = Writing(ASK, take("bigram-shakespeare").lm)
+    for _ in writing.write(500):
+        if len(writing.pieces) == 30:
+            writing.stopping.set()
+    assert len(writing.pieces) == 30
+    writing.stopping.clear()
+    for _ in writing.write(50):
+        pass
+    assert writing.text == take("bigram-shakespeare").lm.generate(ASK.prompt, ASK.params).text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("é", "This model never saw é; it was left out. Nothing of the prompt remains, so it starts on a new line."),
+        ("a\tb\u00a0c", "This model never saw U+0009 no-break space; they were left out."),
+        ("👨\u200d👩", "This model never saw 👨 zero width joiner 👩; they were left out. Nothing of the prompt remains"),
+        ("ROMEO:", ""),
+        ("a" * 300, "The prompt is read whole, but this model sees 256 characters at a time."),
+    ],
+)
+def test_what_is_odd_about_a_prompt_is_said(prompt, said):
+    told = " ".join(remarks(Writing(Ask("gpt-shakespeare", prompt, SamplingParams(seed=1)), take("gpt-shakespeare").lm)))
+    assert told.startswith(said)
+    assert bool(told) == bool(said)
 
 
 def test_one_text_is_not_written_twice_at_a_time_and_is_free_again_afterwards(monkeypatch):

@@ -52,12 +52,18 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> Generator[Event]:
     data = texts.read(args.data)
-    command = "python -m train " + shlex.join(sys.argv[1:])
+    # As typed, but for where things lie on this machine: the command goes into the card.
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    command = "python -m train " + shlex.join(words)
     shape = {name: value for name in ("layers", "width", "context", "dropout") if (value := getattr(args, name)) is not None}
     if args.kind == "bigram":
         if shape:
             raise ValueError(f"a bigram has no {', '.join(shape)}; leave it out")
         if args.minutes is None and args.steps is None:
+            if args.resume or args.device or args.compile:
+                raise ValueError(
+                    "counting pairs knows no --resume, --device or --compile; leave them out, or give --steps to learn"
+                )
             return count(data, args.out, args.seed, command)
         recipe: Recipe = BigramRecipe()
     else:
@@ -68,7 +74,16 @@ def run(args: argparse.Namespace) -> Generator[Event]:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("there is no CUDA device here; leave --device out to train on the CPU")
     return learn(
-        args.kind, recipe, data, args.out, Budget(args.steps, args.minutes), args.seed, command, args.resume, device, args.compile
+        args.kind,
+        recipe,
+        data,
+        args.out,
+        Budget(args.steps, args.minutes),
+        seed=args.seed,
+        command=command,
+        resume=args.resume,
+        device=device,
+        compile=args.compile,
     )
 
 
@@ -115,7 +130,9 @@ def evaluate(args: argparse.Namespace) -> None:
     result = held_out(lm.model, torch.tensor(encoded.ids), lm.window if lm.window > 1 else WINDOW, characters)
     if encoded.left_out:
         print(f"left out, because this model never saw them: {encoded.left_out!r}", file=sys.stderr)
-    print(f"{result.nats_per_token:.4f} nats a token, {result.bits_per_character:.4f} bits a character, over {result.tokens:,}")
+    print(
+        f"{result.nats_per_token:.4f} nats a token, {result.bits_per_character:.4f} bits a character ({result.tokens:,} tokens)"
+    )
 
 
 def main() -> None:
@@ -123,7 +140,7 @@ def main() -> None:
     try:
         if args.command == "run":
             show(run(args))
-            print(f"The model is in {args.out}. Try: python -m gpt --model {args.out}")
+            print(f"The model is in {args.out}. Try: python -m gpt --model {shlex.quote(str(args.out))}")
         else:
             evaluate(args)
     except (ValueError, OSError, CheckpointError) as error:

@@ -43,6 +43,8 @@ def card(facts: dict[str, Any], name: str) -> str:
     sees = "the last character" if facts["window"] == 1 else f"the last {facts['window']} characters"
     licence = f" ({data['licence']}, {data['url']})" if data["url"] else ""
     picture = "![Loss while it learned](loss_curve.svg)\n\n" if facts["curve"] else ""
+    flags = f"--temperature {sample['temperature']} --length {sample['max_new_tokens']} --seed {sample['seed']}"
+    how = f"{facts['steps']:,} steps" if facts["curve"] else "all pairs counted"
     settings = f"temperature={sample['temperature']}, max_new_tokens={sample['max_new_tokens']}, seed={sample['seed']}"
     after = f" after `{sample['prompt']}`" if sample["prompt"] else ""
     written = sample["prompt"] + sample["text"]
@@ -80,7 +82,7 @@ load("{name}").generate({sample["prompt"]!r}, SamplingParams({settings})).text
 ```
 
 ```
-python -m gpt --model {name} --prompt {shlex.quote(sample["prompt"])} --length {sample["max_new_tokens"]} --seed {sample["seed"]}
+python -m gpt --model {name} --prompt {shlex.quote(sample["prompt"])} {flags}
 ```
 {transformers if is_gpt else ""}
 ## Limits
@@ -90,7 +92,7 @@ does not have is left out of a prompt.
 
 ## How it was made
 
-`{facts["command"]}`, {facts["steps"]:,} steps in {duration(facts["seconds"])} on {facts["machine"]["cores"]} cores of
+`{facts["command"]}`: {how} in {duration(facts["seconds"])} on {facts["machine"]["cores"]} cores of
 {facts["machine"]["processor"]} ({facts["started"][:10]}). Every figure here is from the `training.json` that this run wrote.
 """
 

@@ -248,7 +248,9 @@ def _native_bfloat16() -> bool:
 def _refuse_if_used(out: Path) -> None:
     if (out / RESUME).exists():
         raise ValueError(f"{out} holds a run that was stopped; go on with --resume, or name another folder")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; name a folder to write")
+    if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; name another folder, so that nothing is lost")
 
 

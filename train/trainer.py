@@ -174,8 +174,9 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state.pop("model"))
-        for optimizer, saved in zip(self.optimizers, state.pop("optimizers"), strict=True):
+        """Go on from what `state_dict` gave, with the same model, optimizers and budget."""
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        for name, value in state.items():
-            setattr(self, name, value)
+        for name in state.keys() - {"model", "optimizers"}:
+            setattr(self, name, state[name])

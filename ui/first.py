@@ -4,21 +4,28 @@ Gradio draws everything by script, megabytes of it; on a phone in a bus that is 
 """
 
 from html import escape
+from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Covers the page until the real sheet stands; then `:has` takes it away, without a script.
-STYLE = """
-#first { position: fixed; inset: 0; z-index: 999; overflow: auto; background: #fbfaf8; color: #292420;
-  font: 1.05rem/1.5 ui-sans-serif, system-ui, sans-serif; }
-body:has(#text .sheet) #first { display: none; }
-#first > div { max-width: 1180px; box-sizing: border-box; margin: 0 auto; padding: clamp(14px, 3vw, 32px); }
-#first h1 { font-size: clamp(1.4rem, 3vw, 1.7rem); line-height: 1.5; letter-spacing: -0.01em; margin: 0 0 6px; }
-#first p { margin: 0; max-width: 46em; color: #6b635b; }
-#first pre { font: 1.16rem/1.62 Palatino, 'DejaVu Serif', Georgia, serif; white-space: pre-wrap; overflow-wrap: anywhere;
-  margin: 28px 0; max-width: 40em; } #first b { font-weight: 400; color: #78716c; }
-@media (prefers-color-scheme: dark) {
-  #first { background: #171513; color: #f2eee9; } #first p { color: #b5ada4; } #first b { color: #a8a29e; } }
+from ui.look import BOOK, FONT, INK, LINE, PAPER, SHEET, SOFT
+from ui.writing import LINK
+
+# Covers the page until the last part of the real one stands; then `:has` takes it away, without a script.
+STYLE = f"""
+#first {{ --paper: {PAPER[0]}; --sheet: {SHEET[0]}; --ink: {INK[0]}; --soft: {SOFT[0]}; --line: {LINE[0]};
+  position: fixed; inset: 0; z-index: 999; overflow: auto; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 {", ".join(FONT)}; }}
+@media (prefers-color-scheme: dark) {{
+  #first {{ --paper: {PAPER[1]}; --sheet: {SHEET[1]}; --ink: {INK[1]}; --soft: {SOFT[1]}; --line: {LINE[1]}; }} }}
+body:has(#copy-python) #first {{ display: none; }}
+#first > div {{ max-width: 1180px; box-sizing: border-box; margin: 0 auto; padding: clamp(14px, 3vw, 32px); }}
+#first h1 {{ font-size: clamp(1.4rem, 3vw, 1.7rem); letter-spacing: -0.01em; margin: 0 0 6px; }}
+#first p {{ font-size: 1.05rem; margin: 0; max-width: 46em; color: var(--soft); }}
+#first pre {{ font: 1.16rem/1.62 {BOOK}; white-space: pre-wrap; overflow-wrap: anywhere; padding: 26px 30px; margin: 64px 0 0;
+  border: 1px solid var(--line); border-radius: 10px; background: var(--sheet); }}
+#first b {{ font-weight: 400; color: var(--soft); }}
+@media (min-width: 761px) {{ #first pre {{ margin-left: calc((100% - 44px) / 3 + 44px); }} }}
 """
 
 
@@ -46,7 +53,11 @@ class FirstSight:
             body += message.get("body", b"")
             if message.get("more_body"):
                 return
-            first = self.head + ("" if scope["query_string"] else self.text) + "</div></div>"
+            first = (
+                self.head
+                + ("" if parse_qs(scope["query_string"].decode("latin-1")).keys() & LINK.keys() else self.text)
+                + "</div></div>"
+            )
             before, end, after = body.rpartition(b"</body>")
             changed = before + first.encode() + end + after
             headers = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from gpt import LanguageModel, SamplingParams
@@ -13,7 +14,20 @@ from gpt.checkpoint import names
 MAX_PROMPT = 5_000  # characters that a visitor may send
 MAX_TEXT = 5_000  # characters that one text may grow to with Continue
 MIN_RUN, MAX_RUN = 50, 1_000  # characters that one press of a button writes
+MAX_TEMPERATURE = 2
 UPDATE = 0.05  # seconds between two updates of the page; more often is slower for the browser, not smoother
+
+# What a link may say, and how it is read.
+LINK = {
+    "model": str,
+    "prompt": str,
+    "seed": int,
+    "length": int,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "min_p": float,
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,8 @@ class Ask:
             raise ValueError(f"This prompt has {len(self.prompt):,} characters; the page takes up to {MAX_PROMPT:,}.")
         if self.params.max_new_tokens > MAX_TEXT:
             raise ValueError(f"The length is {self.params.max_new_tokens:,}; a text here has up to {MAX_TEXT:,} characters.")
+        if self.params.temperature > MAX_TEMPERATURE:
+            raise ValueError(f"The temperature is {self.params.temperature}; here it goes from 0 to {MAX_TEMPERATURE}.")
         if self.params.seed is None:
             object.__setattr__(self, "params", self.params.seeded())
 
@@ -44,33 +60,26 @@ class Ask:
     def query(self, length: int) -> str:
         """The part of a link after its "?", which shows `length` tokens of this text again."""
         plain = SamplingParams()
-        values = {"model": self.model, "prompt": self.prompt, "seed": self.params.seed, "length": length}
-        values["temperature"] = f"{self.params.temperature:g}"
-        values |= {n: f"{v:g}" for n in ("top_k", "top_p", "min_p") if (v := getattr(self.params, n)) != getattr(plain, n)}
+        values: dict[str, Any] = {"model": self.model, "prompt": self.prompt, "seed": self.params.seed, "length": length}
+        values["temperature"] = self.params.temperature
+        values |= {n: v for n in ("top_k", "top_p", "min_p") if (v := getattr(self.params, n)) != getattr(plain, n)}
         return urlencode(values, errors="replace")
 
     @classmethod
     def from_query(cls, query: str | Mapping[str, str], default_model: str) -> "Ask":
         """Read a link again. Raises ValueError, in a sentence for the visitor, for what it cannot mean."""
         given = dict(parse_qsl(query, keep_blank_values=True)) if isinstance(query, str) else dict(query)
-        values: dict[str, int | float] = {}
-        for name, kind in {
-            "temperature": float,
-            "top_k": int,
-            "top_p": float,
-            "min_p": float,
-            "length": int,
-            "seed": int,
-        }.items():
-            if name in given:
-                try:
-                    values[name] = kind(given[name])
-                except ValueError:
-                    raise ValueError(f"{name} is {given[name][:60]!r}, which is no number.") from None
+        values: dict[str, Any] = {"model": default_model, "prompt": ""}
+        for name in given.keys() & LINK.keys():
+            try:
+                values[name] = LINK[name](given[name])
+            except ValueError:
+                whole = "whole " if LINK[name] is int else ""
+                raise ValueError(f"The {name} is {given[name][:60]!r}, which is no {whole}number.") from None
         if "length" in values:
             values["max_new_tokens"] = values.pop("length")
-        params = SamplingParams(**values)  # type: ignore[arg-type]  # checks each one itself
-        return cls(given.get("model", default_model), given.get("prompt", ""), params)
+        model, prompt = values.pop("model"), values.pop("prompt")
+        return cls(model, prompt, SamplingParams(**values))  # which checks each of them itself
 
     def python(self, length: int) -> str:
         """A Python program that writes the same text."""
@@ -97,10 +106,13 @@ class Writing:
 
     def __init__(self, ask: Ask, lm: LanguageModel) -> None:
         self.ask, self.lm = ask, lm
+        encoded = lm.tokenizer.encode(ask.prompt)
+        self.prompt_tokens, self.left_out = len(encoded.ids), encoded.left_out
         self.stream = lm.stream(ask.prompt, replace(ask.params, max_new_tokens=MAX_TEXT))
         self.pieces: list[str] = []  # the text of each token so far
         self.nats = 0.0
         self.speed = 0.0  # characters a second, the last time that it wrote
+        self.stopping = threading.Event()  # set by whoever wants the writing to end
         self.busy = threading.Lock()
 
     @property
@@ -117,7 +129,7 @@ class Writing:
         return self.nats / math.log(2) / max(1, len(self.text))
 
     def write(self, tokens: int) -> Iterator[None]:
-        """Write on by up to `tokens`, stopping about twenty times a second to let the page show it.
+        """Write on by up to `tokens`, or until `stopping` is set; yields about twenty times a second, to be shown.
 
         Raises ValueError if it is being written on already, as after a double click.
         """
@@ -127,6 +139,8 @@ class Writing:
             started = shown = time.perf_counter()
             before = len(self.pieces)
             for _ in range(min(tokens, self.room)):
+                if self.stopping.is_set():
+                    break
                 step = next(self.stream)
                 self.pieces.append(step.text)
                 self.nats -= step.logprob
