@@ -250,6 +250,9 @@ def test_continue_after_the_server_has_forgotten_the_text(visit):
     first.page.click("#continue")
     first.until(lambda: len(first.text) >= len(sample) + 300, "more characters")
     assert first.done().startswith(sample)
+    end = "e => [e.querySelector('.written').getClientRects(), e].map(r => (r.getBoundingClientRect?.() ?? [...r].at(-1)).bottom)"
+    last_line, edge = first.page.eval_on_selector("#text .sheet", end)
+    assert last_line <= edge  # a long text stays at its end, where it is being written
 
 
 @pytest.mark.browser

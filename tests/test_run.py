@@ -105,6 +105,13 @@ def test_training_json_tells_what_can_be_checked(whole, data):
     assert lm.generate(sample["prompt"], params).text == sample["text"]
 
 
+def test_a_listener_that_leaves_at_the_end_leaves_nothing_to_resume(data, tmp_path):
+    events = start(data, tmp_path / "out", budget=Budget(steps=1))
+    next(event for event in events if isinstance(event, Done))
+    events.close()
+    assert not (tmp_path / "out" / RESUME).exists()
+
+
 def test_a_run_learns(whole, data):
     events, _ = whole
     losses = [event.held_out for event in events if isinstance(event, Losses)]

@@ -182,7 +182,8 @@ def learn(
                 _finish(out, event, progress["curve"])
             yield event
     except GeneratorExit:  # whoever listened has stopped, between two steps
-        save_resume()
+        if (out / RESUME).exists():  # else the run is finished
+            save_resume()
         raise
 
 

@@ -103,7 +103,7 @@ footer .divider {{ display: none; }}
 #text .sheet {{ display: flex; flex-direction: column-reverse; max-height: 72vh; overflow: auto; box-sizing: border-box;
   padding: 26px 30px; border-radius: 10px; border: 1px solid var(--input-border-color);
   background: var(--input-background-fill); }}
-#text .sheet > div {{ min-height: 18em; margin-bottom: auto; white-space: pre-wrap; overflow-wrap: anywhere;
+#text .sheet > div {{ flex: none; min-height: 18em; margin-bottom: auto; white-space: pre-wrap; overflow-wrap: anywhere;
   font: 1.16rem/1.62 {BOOK}; color: var(--body-text-color); }}
 #text .prompt {{ color: #78716c; }} .dark #text .prompt {{ color: #a8a29e; }}
 #text .prompt s {{ opacity: 0.7; }}
