@@ -34,7 +34,9 @@ def address():
     """The page, served from this process, so that a test can slow a model down or look at its texts."""
     from app import LAUNCH, demo
 
-    _, url, _ = demo.launch(**LAUNCH, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    # A port that is free: gradio's own search leaves a socket open for each one that is not.
+    where = {"server_name": "127.0.0.1", "server_port": free_port()}
+    _, url, _ = demo.launch(**LAUNCH, **where, prevent_thread_lock=True, quiet=True)
     yield url.rstrip("/")
     demo.close()
 
