@@ -279,7 +279,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_left_alone(data, tmp_path, be
 
 def test_a_file_in_the_place_of_the_folder_is_refused(data, tmp_path):
     (tmp_path / "out").write_text("mine")
-    assert "is not empty" in refused(start(data, tmp_path / "out"))
+    assert "is a file; name a folder" in refused(start(data, tmp_path / "out"))
     assert (tmp_path / "out").read_text() == "mine"
 
 
