@@ -91,8 +91,10 @@ class Visit:
     def generate(self, prompt=None):
         if prompt is not None:
             self.page.fill("#prompt textarea", prompt)
+        # A bigram is done before anybody can look: wait for the old status to go, not for the one in between.
+        self.page.eval_on_selector("#status p", "e => e.dataset.old = 1")
         self.page.click("#generate")
-        self.until(lambda: "characters per second" not in self.status and "trained" not in self.status, "the first characters")
+        self.until(lambda: self.page.locator("#status p[data-old]").count() == 0, "the first characters")
 
     def query(self):
         return self.page.input_value("#query textarea, #query input")
@@ -305,8 +307,12 @@ def test_a_link_shows_the_same_text_after_a_restart(visit, chromium):
 def test_copy_link_and_copy_as_python_fill_the_clipboard(visit, address):
     first = visit(permissions=["clipboard-read", "clipboard-write"])
     sample = take("gpt-shakespeare").facts["sample"]
+    first.page.eval_on_selector(  # notes what the button says: it says so for a moment only
+        "#copy-link",
+        "e => { window.said = []; new MutationObserver(() => said.push(e.innerText)).observe(e, {childList: true, subtree: true}) }",
+    )
     first.page.click("#copy-link")
-    first.until(lambda: first.page.text_content("#copy-link").strip() == "Copied", "the button to say so")
+    first.until(lambda: "Copied" in first.page.evaluate("said"), "the button to say so")
     copied = first.page.evaluate("navigator.clipboard.readText()")
     assert copied.startswith(address)
     assert f"seed={sample['seed']}" in copied
