@@ -309,7 +309,8 @@ def test_copy_link_and_copy_as_python_fill_the_clipboard(visit, address):
     sample = take("gpt-shakespeare").facts["sample"]
     first.page.eval_on_selector(  # notes what the button says: it says so for a moment only
         "#copy-link",
-        "e => { window.said = []; new MutationObserver(() => said.push(e.innerText)).observe(e, {childList: true, subtree: true}) }",
+        """e => { window.said = [];
+        new MutationObserver(() => said.push(e.innerText)).observe(e, {childList: true, subtree: true}) }""",
     )
     first.page.click("#copy-link")
     first.until(lambda: "Copied" in first.page.evaluate("said"), "the button to say so")
