@@ -91,6 +91,7 @@ class Visit:
     def generate(self, prompt=None):
         if prompt is not None:
             self.page.fill("#prompt textarea", prompt)
+        self.page.wait_for_timeout(500)  # the page takes in what was set a moment after it was
         # A bigram is done before anybody can look: wait for the old status to go, not for the one in between.
         self.page.eval_on_selector("#status p", "e => e.dataset.old = 1")
         self.page.click("#generate")
@@ -357,6 +358,7 @@ def test_a_prompt_too_long_is_a_sentence_and_nothing_is_lost(visit):
     first = visit()
     before = first.text
     first.page.fill("#prompt textarea", "x" * 6000)
+    first.page.wait_for_timeout(500)
     first.page.click("#generate")
     first.page.wait_for_selector("#notice p")
     assert "This prompt has 6,000 characters; the page takes up to 5,000." in first.page.text_content("#notice")
@@ -371,8 +373,16 @@ def test_a_seed_out_of_range_is_a_sentence_and_only_if_it_is_used(visit, seed):
     first.page.click("#more button")
     first.page.fill("#seed input", seed)
     first.page.check("#lock input")
-    first.page.click("#generate")
-    first.page.wait_for_selector("#notice p")
+
+    def refused():
+        """Press again until the page has taken in both: it does so a moment after they were set."""
+        if first.page.is_enabled("#generate") and not first.page.is_visible("#notice p"):
+            first.page.fill("#seed input", seed)
+            first.page.click("#generate")
+            first.page.wait_for_timeout(500)
+        return first.page.is_visible("#notice p")
+
+    first.until(refused, "a sentence about the seed")
     assert f"seed is {seed}; it must be a whole number from 0 to 4294967295" in first.page.text_content("#notice")
     first.page.uncheck("#lock input")
     first.generate()
