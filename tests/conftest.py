@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the Hub's client, 
 
 import random
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -115,3 +116,22 @@ def keeps_sigint() -> Iterator[None]:
     handler = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, handler)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """A function that runs a command's main; each run returns its exit status or message, stdout and stderr."""
+
+    def of(name, main):
+        def run(*args):
+            monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
+            try:
+                main()
+                status = 0
+            except SystemExit as leaving:
+                status = leaving.code
+            return status, *capsys.readouterr()
+
+        return run
+
+    return of

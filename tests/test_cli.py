@@ -12,19 +12,8 @@ from gpt.__main__ import main, parser
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command; returns its exit status or message, stdout and stderr."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["python -m gpt", *map(str, args)])
-        try:
-            main()
-            status = 0
-        except SystemExit as leaving:
-            status = leaving.code
-        return status, *capsys.readouterr()
-
-    return run
+def run(command):
+    return command("python -m gpt", main)
 
 
 def start(*args, **options):

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import sys
 
 import pytest
 import torch
@@ -23,19 +22,8 @@ def text(tmp_path, data):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, keeps_sigint):
-    """Run the command; returns its exit status or message, stdout and stderr."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["python -m train", *map(str, args)])
-        try:
-            main()
-            status = 0
-        except SystemExit as leaving:
-            status = leaving.code
-        return status, *capsys.readouterr()
-
-    return run
+def run(command, keeps_sigint):
+    return command("python -m train", main)
 
 
 def refused(answer) -> str:
