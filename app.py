@@ -8,9 +8,14 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 
 import torch
 
+if os.environ.get("SPACES_ZERO_GPU"):
+    import spaces  # there on every ZeroGPU Space, which starts nothing without a function for its GPU
+
+    spaces.GPU(lambda: None)  # never called: models this small are quickest on the CPU
+
 from gpt import CheckpointError
 from ui.look import CSS, theme
-from ui.page import build, middleware
+from ui.page import build, server
 
 # A small model gains nothing from a second thread, and visitors would take the cores from each other.
 torch.set_num_threads(1)
@@ -28,7 +33,7 @@ LAUNCH: dict[str, Any] = {
     "max_file_size": 1,  # byte: there is nothing to upload here
     "state_session_capacity": 64,  # texts that can be continued, about 3 MB each; a forgotten one is written again
     "ssr_mode": False,
-    "app_kwargs": {"middleware": middleware()},
+    "app_kwargs": server(),
 }
 
 if __name__ == "__main__":

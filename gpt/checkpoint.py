@@ -14,6 +14,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from gpt.bigram import Bigram, BigramConfig
 from gpt.generate import LanguageModel
@@ -30,7 +31,8 @@ MODEL_TYPES: dict[str, tuple[Any, Any]] = {
     "qwen3": (GPT, GPTConfig),
 }
 
-NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
+NEEDED = ("config.json", "tokenizer.json", "model.safetensors")
+FILES = (*NEEDED, "tokenizer_config.json", "generation_config.json", "training.json")  # fetched where they are
 
 
 class CheckpointError(Exception):
@@ -98,65 +100,67 @@ def load(model: str | os.PathLike[str], revision: str | None = None) -> Language
     if revision is not None and (name in names() or os.path.isdir(name)):
         raise CheckpointError(f"{name} is on this machine and has no revision {revision!r}; leave it out, or give a Hub id")
     if name in names():
-        return _open(WEIGHTS / name, name)
+        return open_folder(WEIGHTS / name, name, mend=f"restore it with `git checkout -- weights/{name}`")
     if os.path.isdir(name):  # unlike Path.is_dir, no error for what can be no path
-        return _open(Path(name), Path(name).resolve().name)
+        return open_folder(Path(name), Path(name).resolve().name)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII) and not name.startswith("."):
-        return _open(_download(name, revision), name)
+        return _from_hub(name, revision)
     near = difflib.get_close_matches(name, names(), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"weights/ has {', '.join(names()) or 'none'}."
     raise CheckpointError(f"there is no model {name!r}; {hint} A folder or a Hub id like user/repo also serves")
 
 
-def _download(repo: str, revision: str | None) -> Path:
-    """The folder of a Hub repo in the local cache; asks the Hub only for what is not there yet."""
-    import huggingface_hub  # slow to import, and most models are local
-    from huggingface_hub import errors
+def _from_hub(repo: str, revision: str | None) -> LanguageModel:
+    """Open a model from the cache; if it is not there, from the Hub, and keep it if it could be opened."""
+    from gpt import hub  # slow to import, and most models are local
 
-    wanted = [*NEEDED, "training.json", "generation_config.json", "tokenizer_config.json"]
     try:
-        folder = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=wanted, local_files_only=True))
-        if all((folder / name).is_file() for name in NEEDED):
-            return folder
-    except errors.LocalEntryNotFoundError:
-        pass  # not in the cache: ask the Hub
-    except errors.HFValidationError:
-        raise CheckpointError(f"{repo} cannot be a Hub id; give one like user/repo, as its page shows it") from None
-    try:
-        return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=wanted))
-    except errors.RevisionNotFoundError:
-        raise CheckpointError(
-            f"{repo} has no revision {revision!r} on the Hub; leave it out, or name a branch, tag or commit"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise CheckpointError(
-            f"{repo} is not on the Hub, or is private; check its name, or log in with `hf auth login`"
-        ) from None
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError):
-        raise CheckpointError(f"{repo} could not be fetched from the Hub; check the network, and try again") from None
+        if folder := hub.cached(repo, revision, NEEDED):
+            return open_folder(folder, repo, mend=f"remove it with `hf cache rm model/{repo}`, and open it again")
+        with hub.aside() as aside:
+            _, lm = fetch(repo, revision, hub.find(repo, revision), aside)
+            hub.keep(aside)
+    except hub.HubError as error:
+        raise CheckpointError(str(error)) from None
+    return lm
 
 
-def _open(folder: Path, name: str) -> LanguageModel:
-    mend = (
-        f"restore it with `git checkout -- weights/{folder.name}`"
-        if folder.parent == WEIGHTS
-        else "train or download the model again"
-    )
+def fetch(
+    repo: str, revision: str | None, sizes: dict[str, int], into: Path, bar: Any = None, token: bool | None = None
+) -> tuple[Path, LanguageModel]:
+    """Download a model from the Hub, which has files of these `sizes` (`hub.find`), and open it.
+
+    The weights come last: a model of an unknown kind is refused before. Raises CheckpointError or HubError.
+    """
+    from gpt import hub
+
+    for name in NEEDED:
+        if name not in sizes:
+            raise CheckpointError(f"{repo} has no {name} on the Hub; what opens here has {', '.join(NEEDED)}")
+    mend = "nothing was kept; tell its author, or open another"
+    _read_small(hub.fetch(repo, revision, NEEDED[:2], into, Silent, token), repo, repo, mend)
+    folder = hub.fetch(repo, revision, FILES, into, bar, token)
+    return folder, open_folder(folder, repo, repo, mend)
+
+
+class Silent(tqdm):
+    """A progress bar that shows nothing."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "disable": True})
+
+
+def open_folder(
+    folder: Path, name: str, where: str | None = None, mend: str = "train or download the model again"
+) -> LanguageModel:
+    """Open a weights folder. Raises CheckpointError if something is missing or damaged, which says `where` (the folder,
+    if nothing else is given) and how to `mend` it."""
+    where = where or str(folder)
     for file in NEEDED:
         if not (folder / file).is_file():
-            raise CheckpointError(f"{folder / file} is missing; {mend}")
-    with _blaming(folder / "config.json", mend):
-        config = _json_object(folder / "config.json")
-        model_type = config.get("model_type")
-        if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
-            raise ValueError(f"model_type is {model_type!r}; known here: {', '.join(MODEL_TYPES)}")
-        model_class, config_class = MODEL_TYPES[model_type]
-        sizes = config_class.from_json(config)
-    with _blaming(folder / "tokenizer.json", mend):
-        tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
-        if len(tokenizer) != sizes.vocab_size:
-            raise ValueError(f"it has {len(tokenizer)} tokens, config.json says {sizes.vocab_size}")
-    with _blaming(folder / "model.safetensors", mend):
+            raise CheckpointError(f"{where}/{file} is missing; {mend}")
+    model_class, sizes, tokenizer = _read_small(folder, name, where, mend)
+    with _blaming(f"{where}/model.safetensors", mend):
         with torch.device("meta"):  # shapes without memory, to compare before any is taken
             expected = {name: tuple(tensor.shape) for name, tensor in model_class(sizes).state_dict().items()}
         tensors = _read_tensors(folder / "model.safetensors", expected)
@@ -165,8 +169,28 @@ def _open(folder: Path, name: str) -> LanguageModel:
     return LanguageModel(opened, tokenizer, name)
 
 
+def _read_small(folder: Path, name: str, where: str, mend: str) -> tuple[Any, Any, Tokenizer]:
+    """The class of a model, its sizes and its tokenizer: all but the weights."""
+    with _blaming(f"{where}/config.json", mend):
+        config = _json_object(folder / "config.json")
+        model_type = config.get("model_type")
+        if isinstance(model_type, str) and model_type not in MODEL_TYPES:
+            raise CheckpointError(
+                f"{name} is a model of the kind {model_type[:40]!r}; what opens here is {', '.join(MODEL_TYPES)}"
+            )
+        if not isinstance(model_type, str):
+            raise ValueError("it has no model_type")
+        model_class, config_class = MODEL_TYPES[model_type]
+        sizes = config_class.from_json(config)
+    with _blaming(f"{where}/tokenizer.json", mend):
+        tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+        if len(tokenizer) != sizes.vocab_size:
+            raise ValueError(f"it has {len(tokenizer)} tokens, config.json says {sizes.vocab_size}")
+    return model_class, sizes, tokenizer
+
+
 @contextmanager
-def _blaming(path: Path, mend: str) -> Iterator[None]:
+def _blaming(path: str, mend: str) -> Iterator[None]:
     """Whatever is wrong with a file becomes a CheckpointError that names it and says what to do."""
     try:
         yield

@@ -13,7 +13,7 @@ from train.card import card, duration, loss_curve
 from train.data import Data, Source
 from train.run import count
 
-SOURCE = Source("https://example.org/chain.txt", "", "public domain", "abc")
+SOURCE = Source("https://example.org/chain.txt", "", "public domain", "someone/chain", "abc")
 
 
 @pytest.fixture(scope="module")

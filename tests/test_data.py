@@ -100,7 +100,7 @@ def add_source(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def add(url, content=CONTENT):
-        source = Source(url, hashlib.sha256(content).hexdigest(), "our own", "Row")
+        source = Source(url, hashlib.sha256(content).hexdigest(), "our own", "someone/tale", "Row")
         monkeypatch.setitem(texts.SOURCES, "tale", source)
         return source
 

@@ -1,4 +1,4 @@
-"""`python -m train`: train a model from a text, or measure one."""
+"""`python -m train`: train a model from a text, measure it, publish it."""
 
 import argparse
 import shlex
@@ -12,8 +12,10 @@ import torch
 from tqdm import tqdm
 
 from gpt import CheckpointError, load
+from gpt.hub import HubError
 from train import data as texts
 from train.evaluate import held_out
+from train.publish import publish
 from train.recipe import BigramRecipe, GPTRecipe, Recipe
 from train.run import WINDOW, count, learn
 from train.trainer import Budget, Done, Event, Losses, Sample, Step
@@ -22,7 +24,7 @@ DEFAULT_MINUTES = 20.0
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m train", description="Train a small language model, or measure one.")
+    top = argparse.ArgumentParser(prog="python -m train", description="Train a small language model, measure or publish it.")
     commands = top.add_subparsers(dest="command", required=True)
 
     run = commands.add_parser("run", help="train a model and write a weights folder")
@@ -47,6 +49,14 @@ def parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="held-out loss of a weights folder")
     evaluate.add_argument("model", help="a name under weights/, a folder, or a Hub id")
     evaluate.add_argument("--data", required=True, help="the text that it was trained on: its last tenth is scored")
+
+    send = commands.add_parser("publish", help="put a weights folder on the Hugging Face Hub, and the page as a Space")
+    send.add_argument("folder", type=Path, help="what `run` wrote, or a folder under weights/")
+    send.add_argument("--repo", required=True, metavar="USER/NAME", help="the model on the Hub; made if there is none")
+    send.add_argument("--private", action="store_true", help="nobody else may see it")
+    send.add_argument("--revision", default="main", metavar="BRANCH", help="publish to this branch (%(default)s)")
+    send.add_argument("--space", metavar="USER/NAME", help="the page as a Space with this model, too")
+    send.add_argument("--dry-run", action="store_true", help="check the folder, list what would be sent, and send nothing")
     return top
 
 
@@ -141,9 +151,13 @@ def main() -> None:
         if args.command == "run":
             show(run(args))
             print(f"The model is in {args.out}. Try: python -m gpt --model {shlex.quote(str(args.out))}")
-        else:
+        elif args.command == "evaluate":
             evaluate(args)
-    except (ValueError, OSError, CheckpointError) as error:
+        else:
+            options = {"space": args.space, "private": args.private, "branch": args.revision, "dry_run": args.dry_run}
+            for told in publish(args.folder, args.repo, **options):
+                print(told, flush=True)
+    except (ValueError, OSError, CheckpointError, HubError) as error:
         sys.exit(f"python -m train: {error}")
     except KeyboardInterrupt:  # before the first step, when there is nothing to keep
         sys.exit(130)

@@ -23,13 +23,21 @@ def card(facts: dict[str, Any], name: str) -> str:
     is_gpt = facts["kind"] == "gpt"
     front = ModelCardData(
         language="en" if data["name"] == "shakespeare" else None,
-        license="mit",
+        license="mit" if data["licence"] else "unknown",  # of one's own text, only its owner can say
         library_name="transformers" if is_gpt else "safetensors",
         pipeline_tag="text-generation",
         tags=[PROJECT, "character-level", facts["kind"]],
+        datasets=[data["dataset"]] if data["dataset"] else None,
         model_name=name,
         eval_results=[
-            EvalResult("text-generation", "text", data["name"], "bits_per_character", round(held_out["bits_per_character"], 4))
+            EvalResult(
+                "text-generation",
+                data["dataset"] or "text",
+                data["name"],
+                "bits_per_character",
+                round(held_out["bits_per_character"], 4),
+                metric_name="bits per character, held out",
+            )
         ],
     )
     bits = {

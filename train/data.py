@@ -18,11 +18,12 @@ from gpt.checkpoint import write_aside
 
 @dataclass(frozen=True)
 class Source:
-    """A text with a public address, and a prompt that suits it."""
+    """A text with a public address, its id as a data set on the Hub, and a prompt that suits it."""
 
     url: str
     sha256: str
     licence: str
+    dataset: str
     prompt: str
 
 
@@ -31,6 +32,7 @@ SOURCES = {
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         "public domain",
+        "karpathy/tiny_shakespeare",
         "ROMEO:",
     ),
 }

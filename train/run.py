@@ -29,6 +29,7 @@ from train.trainer import WARMUP, Budget, Done, Event, Losses, Trainer
 TRAINING = "training.json"
 RESUME = "resume.pt"
 SAVE_EVERY = 60  # seconds between two resume files: the most that a killed run loses
+CHECKED = 64  # characters whose cost is written down, to know the weights by
 PACKAGES = ("torch", "safetensors", "tokenizers", "numpy")  # whose versions a run records
 WINDOW = 256  # in which a bigram's held-out text is read; it changes nothing, each character sees one
 SMOOTHING = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # the k that are tried
@@ -196,12 +197,14 @@ def _write_folder(
     baseline, _ = counted_bigram(texts)
     params = SamplingParams(seed=run["seed"])
     written = lm.generate(data.prompt, params)
+    passage = (data.prompt + written.text)[:CHECKED]
     facts = {
         **run,
         "data": {
             "name": data.name,
             "url": data.source.url if data.source else None,
             "licence": data.source.licence if data.source else None,
+            "dataset": data.source.dataset if data.source else None,
             "sha256": data.sha256,
             "characters": len(data.text),
             "split": "the first 90 % to train, the last 10 % held out",
@@ -216,6 +219,7 @@ def _write_folder(
             "bigram": held_out(baseline, texts.held_out, WINDOW).nats_per_token,
         },
         "sample": {"prompt": data.prompt, **asdict(params), "text": written.text},
+        "check": {"text": passage, "nats": lm.score(passage).nats},  # what these weights make of it, to be compared later
         "machine": machine(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "curve": curve,

@@ -1,12 +1,16 @@
 """What programs may call: the endpoints under "Use via API"."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
 
 import gradio as gr
 
 from gpt import SamplingParams
-from ui.shelf import take
-from ui.writing import Ask, Writing, bounded
+from ui.hub import choices
+from ui.shelf import Shelved, take
+from ui.writing import MAX_TEXT, Ask, Writing
 
 
 def generate(
@@ -19,11 +23,56 @@ def generate(
     min_p: float = 0.0,
     seed: int | None = None,
 ) -> Iterator[str]:
-    """Write on from a prompt; yields the text so far, about twenty times a second, and last the whole."""
-    try:
-        ask = Ask(model, prompt, SamplingParams(temperature, top_k, top_p, min_p, bounded(length), seed))
-    except ValueError as error:
-        raise gr.Error(str(error), print_exception=False) from None
-    writing = Writing(ask, take(model).lm)
+    """Write on from a prompt; yields the text so far, about twenty times a second, and last the whole.
+
+    Args:
+        model: its id, as list-models tells it
+        prompt: what to write on from, up to 5,000 characters; it is not repeated
+        temperature: 0 = always the likeliest, 2 = wild
+        length: characters to write, 1 to 5,000
+        top_k: keep the k likeliest alone; 0 = all
+        top_p: keep the likeliest that hold this share together; 1 = all
+        min_p: keep those at least this share as likely as the likeliest; 0 = all
+        seed: the same seed writes the same text; a new one if there is none
+    """
+    with _plainly():
+        if not isinstance(length, int) or length < 1:
+            raise ValueError(f"The length is {length!r}; it must be a whole number from 1 to {MAX_TEXT:,}.")
+        ask = Ask(model, prompt, SamplingParams(temperature, top_k, top_p, min_p, length, seed))
+        writing = Writing(ask, take(model).lm)
     for _ in writing.write(length):
         yield writing.text
+
+
+def score(model: str, text: str) -> dict[str, Any]:
+    """How well a model foresees a text: the cost of each character in nats, and bits per character on the whole.
+
+    Args:
+        model: its id, as list-models tells it
+        text: up to 5,000 characters; those that the model never saw are left out, and told
+    """
+    with _plainly():
+        return asdict(take(model).lm.score(Ask(model, text, SamplingParams()).prompt))
+
+
+def list_models() -> list[dict[str, Any]]:
+    """The models that are open here, the simplest first: their id, size, and how many characters back they see."""
+    models = [take(id) for _, id in choices()]
+    return [
+        {"id": m.id, "parameters": m.lm.parameters, "window": m.lm.window, "vocabulary": len(m.lm.tokenizer), **_quality(m)}
+        for m in models
+    ]
+
+
+def _quality(model: Shelved) -> dict[str, float]:
+    held_out = model.facts.get("held_out")
+    return {"bits_per_character": held_out["bits_per_character"]} if held_out else {}
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """What was wrong with a call is told in its own sentence, with no trace of the program."""
+    try:
+        yield
+    except ValueError as error:
+        raise gr.Error(str(error), print_exception=False) from None

@@ -114,5 +114,12 @@ footer .divider {{ display: none; }}
 #status p, #notice p {{ margin: 0; font-size: 0.92rem; line-height: 1.5; color: var(--body-text-color-subdued); }}
 #status p {{ min-height: 1.5em; }}
 #notice p {{ padding: 8px 12px; border-left: 3px solid var(--accent); color: var(--body-text-color); }}
+#hub-told p {{ margin: 0; font-size: 0.92rem; line-height: 1.5; color: var(--body-text-color-subdued); }}
+#hub > button, #more > button, #use > button {{ font-weight: 600; }}
+#use {{ margin-top: 6px; padding: 14px 0 0 !important; border-top: 1px solid var(--input-border-color) !important; }}
+#use p {{ margin: 4px 0 8px; color: var(--body-text-color-subdued); }}
+#use [role=tab] {{ padding: 6px 9px; }}
+#files ul {{ list-style: none; margin: 0; padding: 0; line-height: 1.9; color: var(--body-text-color-subdued); }}
+#files a {{ color: var(--accent); text-decoration: underline; }}
 footer {{ margin-top: 20px; }}
 """

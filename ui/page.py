@@ -1,10 +1,12 @@
 """The page: a headline, and a tab for each thing to do."""
 
+from typing import Any
+
 import gradio as gr
 from starlette.middleware import Middleware
 
-from ui import write
-from ui.api import generate
+from ui import use, write
+from ui.api import generate, list_models, score
 from ui.first import FirstSight
 from ui.shelf import shelf
 
@@ -22,11 +24,15 @@ def build() -> gr.Blocks:
         gr.HTML(f"<h1>{TITLE}</h1><p>{HEADLINE}</p>", elem_id="head")
         with gr.Tab("Write"):
             write.build(page, models)
-        gr.api(generate, api_name="generate", concurrency_id="write", concurrency_limit=write.VISITORS)
+        place: dict[str, Any] = {"concurrency_id": "write", "concurrency_limit": write.VISITORS}
+        gr.api(generate, api_name="generate", **place)
+        gr.api(score, api_name="score", **place)
+        gr.api(list_models, api_name="list-models", queue=False)
     return page.queue(max_size=64)  # those who would wait longer than that are told so at once
 
 
-def middleware() -> list[Middleware]:
-    """What the server adds to the page: its first sight."""
+def server() -> dict[str, Any]:
+    """What the server has beside the page: its first sight, and the files of the models."""
     sample = shelf()[-1].facts["sample"]
-    return [Middleware(FirstSight, title=TITLE, headline=HEADLINE, prompt=sample["prompt"], text=sample["text"])]
+    first = Middleware(FirstSight, title=TITLE, headline=HEADLINE, prompt=sample["prompt"], text=sample["text"])
+    return {"middleware": [first], "routes": [use.route()]}

@@ -1,20 +1,35 @@
-"""The models that the page offers: each opened once, with the facts that its training run wrote."""
+"""The models that the page offers: its own, each opened once, and a few that visitors opened from the Hub."""
 
 import json
+import threading
+from collections import OrderedDict
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from gpt import LanguageModel, load
-from gpt.checkpoint import WEIGHTS, CheckpointError, names
+from gpt import LanguageModel, hub, load
+from gpt.checkpoint import FILES, NEEDED, WEIGHTS, CheckpointError, Silent, fetch, names
+
+PINNED = WEIGHTS / "hub.json"  # {repo: commit}: what a Space offers from the Hub, beside the models under weights/
+MOST = 100_000_000  # bytes of a model that a visitor may open
+GUESTS = 4  # models of visitors that stay open; whichever was not used for longest makes room
 
 
 @dataclass(frozen=True)
 class Shelved:
-    """An open model and its training.json."""
+    """An open model, its training.json, and the commit if it is from the Hub."""
 
     lm: LanguageModel
     facts: dict[str, Any]
+    commit: str = ""
+
+    @property
+    def id(self) -> str:
+        """By which links and programs name these very weights: "gpt-shakespeare", or "user/repo@commit"."""
+        return f"{self.lm.name}@{self.commit}" if self.commit else self.lm.name
 
     @property
     def sees(self) -> str:
@@ -23,26 +38,97 @@ class Shelved:
     @property
     def label(self) -> str:
         """Name, what it sees, size and quality: its line in the list of models."""
-        bits = self.facts["held_out"]["bits_per_character"]
-        return f"{self.lm.name}\nsees {self.sees} · {_short(self.lm.parameters)} parameters · {bits:.2f} bits per character"
+        held_out = self.facts.get("held_out")
+        quality = f"{held_out['bits_per_character']:.2f} bits per character" if held_out else "from the Hub"
+        return f"{self.lm.name}\nsees {self.sees} · {_short(self.lm.parameters)} parameters · {quality}"
 
 
 @cache
-def take(name: str) -> Shelved:
-    """A model under weights/. Raises CheckpointError, in one sentence, if it is missing or damaged."""
-    lm = load(name)
-    path = WEIGHTS / name / "training.json"
-    try:
-        return Shelved(lm, json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        raise CheckpointError(f"{path} is missing or damaged; restore it with `git checkout -- weights/{name}`") from None
-
-
 def shelf() -> list[Shelved]:
-    """All the models, the simplest first. Raises CheckpointError if there is none, or one is damaged."""
-    if not names():
+    """The page's own models, the simplest first and last the one that it opens with.
+
+    Raises CheckpointError, in one sentence, if there is none, or one is missing or damaged.
+    """
+    pinned = json.loads(PINNED.read_text(encoding="utf-8")) if PINNED.is_file() else {}
+    if not names() and not pinned:
         raise CheckpointError(f"{WEIGHTS} has no models; restore them with `git checkout -- weights`")
-    return sorted((take(name) for name in names()), key=lambda shelved: shelved.lm.parameters)
+    own = [Shelved(load(name), _facts(WEIGHTS / name, f"restore it with `git checkout -- weights/{name}`")) for name in names()]
+    own.sort(key=lambda shelved: shelved.lm.parameters)
+    for repo, commit in pinned.items():
+        lm = load(repo, commit)
+        own.append(Shelved(lm, _facts(hub.cached(repo, commit, NEEDED) or WEIGHTS, "publish it again"), commit))
+    return own
+
+
+_guests: OrderedDict[str, Shelved] = OrderedDict()
+_lock = threading.Lock()
+_turn = threading.Lock()  # held by whoever fetches a model
+
+
+def offered() -> list[str]:
+    """The ids of all models that are open."""
+    with _lock:
+        return [shelved.id for shelved in shelf()] + list(_guests)
+
+
+def take(id: str) -> Shelved:
+    """An open model by its id. Raises ValueError, in a sentence for the visitor, if there is none."""
+    for shelved in shelf():
+        if id == shelved.id:
+            return shelved
+    with _lock:
+        if id in _guests:
+            _guests.move_to_end(id)
+            return _guests[id]
+    if "/" in id:
+        raise ValueError(f"The model {id[:80]} is not open here (any more); open it from the Hub again.")
+    own = ", ".join(shelved.id for shelved in shelf())
+    raise ValueError(f"There is no model called {id[:60]!r} here; pick one of {own}.")
+
+
+def fetched(repo: str, commit: str | None = None) -> Generator[tuple[int, int], None, Shelved]:
+    """Open a public model from the Hub for all visitors; yields bytes so far and in all, returns the model.
+
+    Nothing of it stays on the disk. Raises CheckpointError or HubError, in one sentence.
+    """
+    while not _turn.acquire(timeout=0.2):  # one at a time: a class that opens one link fetches it once
+        yield 0, 0
+    try:
+        shelved = take(f"{repo}@{commit}") if f"{repo}@{commit}" in offered() else (yield from _fetched(repo, commit))
+    finally:
+        _turn.release()
+    return shelved
+
+
+def _fetched(repo: str, commit: str | None) -> Generator[tuple[int, int], None, Shelved]:
+    sizes = hub.find(repo, commit, token=False)  # nobody's: a visitor must not see what the host may
+    total = sum(sizes.get(name, 0) for name in FILES)
+    if total > MOST:
+        raise CheckpointError(f"{repo} has {total / 1e6:,.0f} MB; this page opens models of up to {MOST / 1e6:,.0f} MB")
+    worker = ThreadPoolExecutor(1)
+    with hub.aside() as aside:
+        try:
+            opening = worker.submit(fetch, repo, commit, sizes, aside, Silent, False)
+            while wait([opening], timeout=0.2).not_done:
+                yield sum(path.stat().st_size for path in aside.rglob("blobs/*")), total
+            folder, lm = opening.result()
+        finally:
+            worker.shutdown(wait=False)  # a visitor who has left waits for nothing; what still comes finds no folder
+        shelved = Shelved(lm, {}, folder.name)
+    with _lock:
+        _guests[shelved.id] = shelved
+        while len(_guests) > GUESTS:
+            _guests.popitem(last=False)
+    return shelved
+
+
+def _facts(folder: Path, mend: str) -> dict[str, Any]:
+    path = folder / "training.json"
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise CheckpointError(f"{path} is missing or damaged; {mend}") from None
+    return facts
 
 
 def _short(count: int) -> str:

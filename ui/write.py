@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl
 import gradio as gr
 
 from gpt import SamplingParams
-from ui.shelf import Shelved, shelf, take
+from ui import hub, use
+from ui.shelf import Shelved, offered, shelf, take
 from ui.writing import LINK, MAX_RUN, MAX_TEMPERATURE, MAX_TEXT, MIN_RUN, Ask, Writing, bounded
 
 CHIPS = ("ROMEO:", "To be, or not to be", "My kingdom for a", "Once upon a time")
@@ -21,7 +22,7 @@ PLAIN = SamplingParams()
 # What the handlers below may change on the page, in the order in which Gradio wants it.
 OUTPUTS = (
     "model", "prompt", "length", "temperature", "top_k", "top_p", "min_p", "seed",
-    "notice", "text", "status", "generate", "stop", "go_on", "query", "program", "session",
+    "notice", "text", "status", "generate", "stop", "go_on", "query", "session",
 )  # fmt: skip
 Update = list[Any]
 
@@ -91,7 +92,6 @@ def finished(writing: Writing) -> dict[str, Any]:
         "text": sheet(ask.prompt, writing.left_out, writing.text),
         "status": paragraph(" · ".join(facts)),
         "query": ask.query(pieces),
-        "program": ask.python(pieces),
         "generate": gr.update(interactive=True),
         "stop": gr.update(interactive=False),
         "go_on": gr.update(interactive=writing.room > 0),
@@ -107,7 +107,6 @@ def run(writing: Writing, tokens: int) -> Iterator[Update]:
         status=paragraph("Writing…"),
         notice=note(*notes),
         query=ask.query(min(whole, MAX_TEXT)),
-        program=ask.python(min(whole, MAX_TEXT)),
         generate=gr.update(interactive=False),
         stop=gr.update(interactive=True),
         go_on=gr.update(interactive=False),
@@ -133,7 +132,7 @@ def on_generate(
 def on_continue(length: int, query: str, writing: Writing | None) -> Iterator[Update]:
     try:
         tokens = bounded(length)
-        ask = Ask.from_query(query, shelf()[-1].lm.name)
+        ask = Ask.from_query(query, shelf()[-1].id)
         if writing is None or not ask.same_text(writing.ask):  # forgotten: write it again, from its seed
             writing = Writing(ask, take(ask.model).lm)
             stop = gr.update(interactive=True)
@@ -161,13 +160,17 @@ def on_load(request: gr.Request) -> Iterator[Update]:
         yield update()  # no link to a text: the page as it is
         return
     try:
-        ask = Ask.from_query(given, shelf()[-1].lm.name)
+        if "/" in (model := given.get("model", "")) and model not in offered():
+            for told in hub.opening(model):
+                yield update(notice=note(told))
+            given["model"] = told
+        ask = Ask.from_query(given, shelf()[-1].id)
     except ValueError as error:
         yield update(notice=note(f"This link cannot be shown: {error}"))
         return
     asked = ask.params
     yield update(
-        model=ask.model,
+        model=gr.update(choices=hub.choices(), value=ask.model),
         prompt=ask.prompt,
         length=min(max(asked.max_new_tokens, MIN_RUN), MAX_RUN),
         temperature=asked.temperature,
@@ -182,7 +185,7 @@ def build(page: gr.Blocks, models: list[Shelved]) -> None:
     """Lay out the tab inside `page`; `models` from the simplest to the best, which is picked first."""
     best = models[-1]
     first = best.facts["sample"]
-    ask = Ask(best.lm.name, first["prompt"], SamplingParams(**{n: first[n] for n in SamplingParams.__dataclass_fields__}))
+    ask = Ask(best.id, first["prompt"], SamplingParams(**{n: first[n] for n in SamplingParams.__dataclass_fields__}))
     parts: dict[str, gr.components.Component] = {}
 
     with gr.Column(elem_id="write"):
@@ -206,8 +209,8 @@ def build(page: gr.Blocks, models: list[Shelved]) -> None:
                 copy_link = gr.Button("Copy link", size="sm", elem_id="copy-link")
                 copy_python = gr.Button("Copy as Python", size="sm", elem_id="copy-python")
         with gr.Column(elem_id="settings"):
-            names = [(m.label, m.lm.name) for m in models]
-            parts["model"] = gr.Radio(names, value=best.lm.name, label="Model", elem_id="models")
+            parts["model"] = model = gr.Radio(hub.choices(), value=best.id, label="Model", elem_id="models")
+            hub.build(model)
             parts["temperature"] = gr.Slider(
                 0, MAX_TEMPERATURE, PLAIN.temperature, step=0.05, label="Temperature", info="0 = always the likeliest, 2 = wild",
                 elem_id="temperature",
@@ -229,17 +232,17 @@ def build(page: gr.Blocks, models: list[Shelved]) -> None:
                     parts["seed"] = gr.Number(ask.params.seed, label="Seed", info=info, precision=0, elem_id="seed")
                     locked = gr.Checkbox(label="Lock", info="else new each time", elem_id="lock")
 
-        # What is on the screen now: its link and program for the copy buttons, and its text in the making.
-        parts["query"] = gr.Textbox(ask.query(ask.params.max_new_tokens), visible="hidden", elem_id="query", label="Query")
-        parts["program"] = gr.Textbox(ask.python(ask.params.max_new_tokens), visible="hidden", elem_id="program", label="Program")
+        # What is on the screen now: its link, and its text in the making.
+        query = gr.Textbox(ask.query(ask.params.max_new_tokens), visible="hidden", elem_id="query", label="Query")
+        parts["query"] = query
         parts["session"] = gr.State(None, time_to_live=SESSION)
+    program = use.build(page, query, model)
 
     outputs = [parts[name] for name in OUTPUTS]
     settings = [parts[name] for name in OUTPUTS[:8]]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     place: dict[str, Any] = {"concurrency_limit": VISITORS, "concurrency_id": "write", "api_visibility": "private"}
     queued: dict[str, Any] = place | {"show_progress": "minimal", "show_progress_on": parts["status"]}  # one's place in the queue
-    query, program = parts["query"], parts["program"]
     restored = page.load(on_load, None, outputs, **place, show_progress="hidden")
     generated = gr.on([generate.click, prompt.submit], on_generate, [*settings, locked], outputs, **queued)
     continued = go_on.click(on_continue, [parts["length"], query, parts["session"]], outputs, **queued)

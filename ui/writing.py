@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from gpt import LanguageModel, SamplingParams
-from gpt.checkpoint import names
+from ui.shelf import take
 
 MAX_PROMPT = 5_000  # characters that a visitor may send
 MAX_TEXT = 5_000  # characters that one text may grow to with Continue
@@ -41,14 +41,16 @@ class Ask:
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not isinstance(self.prompt, str):
             raise ValueError("The model's name and the prompt must both be text.")
-        if self.model not in names():
-            raise ValueError(f"There is no model called {self.model[:60]!r} here; pick one of {', '.join(names())}.")
+        take(self.model)
         if len(self.prompt) > MAX_PROMPT:
             raise ValueError(f"This prompt has {len(self.prompt):,} characters; the page takes up to {MAX_PROMPT:,}.")
         if self.params.max_new_tokens > MAX_TEXT:
             raise ValueError(f"The length is {self.params.max_new_tokens:,}; a text here has up to {MAX_TEXT:,} characters.")
         if self.params.temperature > MAX_TEMPERATURE:
             raise ValueError(f"The temperature is {self.params.temperature}; here it goes from 0 to {MAX_TEMPERATURE}.")
+        # Half of a character pair, and NUL, are no text to a shell or to JSON. No model knows them, nor what stands for them.
+        known = self.prompt.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
+        object.__setattr__(self, "prompt", known)
         if self.params.seed is None:
             object.__setattr__(self, "params", self.params.seeded())
 
@@ -81,17 +83,11 @@ class Ask:
         model, prompt = values.pop("model"), values.pop("prompt")
         return cls(model, prompt, SamplingParams(**values))  # which checks each of them itself
 
-    def python(self, length: int) -> str:
-        """A Python program that writes the same text."""
+    def settings(self, length: int) -> dict[str, Any]:
+        """What SamplingParams needs to be told to write `length` tokens of this text: all that is not its default."""
         params = replace(self.params, max_new_tokens=length)
-        given = [f.name for f in fields(params) if getattr(params, f.name) != f.default or f.name == "temperature"]
-        settings = ", ".join(f"{name}={getattr(params, name)!r}" for name in given)
-        return (
-            "from gpt import SamplingParams, load\n\n"
-            f"lm = load({self.model!r})\n"
-            f"prompt = {self.prompt!r}\n"
-            f"print(prompt + lm.generate(prompt, SamplingParams({settings})).text)\n"
-        )
+        always = ("temperature", "max_new_tokens", "seed")
+        return {f.name: v for f in fields(params) if (v := getattr(params, f.name)) != f.default or f.name in always}
 
 
 def bounded(length: int) -> int:
