@@ -68,6 +68,12 @@ def asking(repo: str, revision: str | None = None) -> Iterator[None]:
         if status == 412:
             raise HubError(f"somebody else changed {repo} at this moment; nothing was changed, try again") from None
         raise HubError(f"the Hub refused what was asked of {repo} ({status} {said}); nothing was changed") from None
+    except ValueError as error:  # what it says of a card
+        raise HubError(f"the Hub does not take what is sent to {repo} ({' '.join(str(error).split())[:300]})") from None
+    except RuntimeError as error:  # in place of what stopped an upload
+        if isinstance(error.__cause__, HubError):
+            raise error.__cause__ from None
+        raise HubError(f"{repo} could not be uploaded; check the network, and try again") from None
     except (httpx2.HTTPError, OSError) as error:
         reason = getattr(error, "strerror", None) or "the connection broke off"
         raise HubError(f"{repo} could not be had from the Hub ({reason}); check network and disk, and try again") from None

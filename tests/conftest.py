@@ -1,4 +1,4 @@
-"""What the tests share: tiny seeded models, a short text of our own, and no network."""
+"""What the tests share: tiny seeded models, a short text of our own, the page and its visitors, and no network."""
 
 import os
 
@@ -7,11 +7,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the Hub's client, 
 import random
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from browser import CHROMIUM, FLAGS, Visit, free_port
 
 from gpt import GPT, Bigram, BigramConfig, GPTConfig, LanguageModel, Tokenizer
 from gpt.checkpoint import save
@@ -135,3 +137,56 @@ def command(monkeypatch, capsys):
         return run
 
     return of
+
+
+@pytest.fixture(scope="module")
+def address():
+    """The page, served from this process, so that a test can slow a model down or look at its texts."""
+    from app import LAUNCH, demo
+
+    # A port that is free: gradio's own search leaves a socket open for each one that is not.
+    where = {"server_name": "127.0.0.1", "server_port": free_port()}
+    _, url, _ = demo.launch(**LAUNCH, **where, prevent_thread_lock=True, quiet=True)
+    yield url.rstrip("/")
+    demo.close()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if not CHROMIUM:
+        if os.environ.get("REQUIRE_BROWSER"):
+            pytest.fail("REQUIRE_BROWSER is set, but no Chromium is installed")
+        pytest.skip("no Chromium is installed: the page was not tried in a browser")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium, address):
+    visits = []
+
+    def start(path="", **options):
+        visits.append(Visit(chromium, address, path, **options))
+        return visits[-1]
+
+    yield start
+    for one in visits:
+        one.context.close()
+        assert one.faults == []
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """Every model writes 50 characters a second, so that there is time to press Stop."""
+    stream = LanguageModel.stream
+
+    def slowly(self, prompt, params):
+        for step in stream(self, prompt, params):
+            time.sleep(0.02)
+            yield step
+
+    monkeypatch.setattr(LanguageModel, "stream", slowly)

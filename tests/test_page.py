@@ -1,131 +1,23 @@
 """The page in a real browser, and through its API."""
 
-import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from html import escape
-from pathlib import Path
 from urllib.parse import parse_qsl
 
 import pytest
+from browser import PATIENCE, ROOT, Visit, served
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from gpt import LanguageModel, SamplingParams
 from ui.shelf import take
 from ui.write import Writing
-
-ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
-PATIENCE = 60_000  # ms; a bound against hanging, not a claim about speed
-
-
-@pytest.fixture(scope="module")
-def address():
-    """The page, served from this process, so that a test can slow a model down or look at its texts."""
-    from app import LAUNCH, demo
-
-    # A port that is free: gradio's own search leaves a socket open for each one that is not.
-    where = {"server_name": "127.0.0.1", "server_port": free_port()}
-    _, url, _ = demo.launch(**LAUNCH, **where, prevent_thread_lock=True, quiet=True)
-    yield url.rstrip("/")
-    demo.close()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if not CHROMIUM:
-        if os.environ.get("REQUIRE_BROWSER"):
-            pytest.fail("REQUIRE_BROWSER is set, but no Chromium is installed")
-        pytest.skip("no Chromium is installed: the page was not tried in a browser")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-class Visit:
-    """One visitor, in a browser profile of their own; notes what must not happen."""
-
-    def __init__(self, chromium, address, path="", **options):
-        self.context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        self.context.set_default_timeout(PATIENCE)
-        self.page = self.context.new_page()
-        self.faults = []
-        self.page.on("console", lambda m: self.faults.append(m.text) if m.type == "error" else None)
-        self.page.on("pageerror", lambda e: self.faults.append(str(e)))
-        self.page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else self.faults.append(r.url))
-        self.page.goto(address + path)
-        self.page.wait_for_selector("#text .sheet")
-
-    @property
-    def text(self):
-        return self.page.text_content("#text .written")
-
-    @property
-    def status(self):
-        return self.page.text_content("#status p") or ""
-
-    def until(self, condition, what):
-        deadline = time.monotonic() + PATIENCE / 1000
-        while not condition():
-            assert time.monotonic() < deadline, f"waited in vain for {what}; status {self.status!r}, faults {self.faults}"
-            self.page.wait_for_timeout(50)
-
-    def done(self):
-        """Wait for a text to be finished, and return it."""
-        self.until(lambda: "characters per second" in self.status and self.page.is_disabled("#stop"), "the end of a text")
-        return self.text
-
-    def generate(self, prompt=None):
-        if prompt is not None:
-            self.page.fill("#prompt textarea", prompt)
-        self.page.wait_for_timeout(500)  # the page takes in what was set a moment after it was
-        # A bigram is done before anybody can look: wait for the old status to go, not for the one in between.
-        self.page.eval_on_selector("#status p", "e => e.dataset.old = 1")
-        self.page.click("#generate")
-        self.until(lambda: self.page.locator("#status p[data-old]").count() == 0, "the first characters")
-
-    def query(self):
-        return self.page.input_value("#query textarea, #query input")
-
-
-@pytest.fixture
-def visit(chromium, address):
-    visits = []
-
-    def start(path="", **options):
-        visits.append(Visit(chromium, address, path, **options))
-        return visits[-1]
-
-    yield start
-    for one in visits:
-        one.context.close()
-        assert one.faults == []
-
-
-@pytest.fixture
-def slow(monkeypatch):
-    """Every model writes 50 characters a second, so that there is time to press Stop."""
-    stream = LanguageModel.stream
-
-    def slowly(self, prompt, params):
-        for step in stream(self, prompt, params):
-            time.sleep(0.02)
-            yield step
-
-    monkeypatch.setattr(LanguageModel, "stream", slowly)
 
 
 @pytest.mark.browser
@@ -448,9 +340,9 @@ def test_the_first_sight_gives_way_to_the_page(visit):
     assert not visit().page.is_visible("#first")
 
 
-def test_the_api_has_one_clean_endpoint(address):
+def test_the_api_has_three_clean_endpoints(address):
     endpoints = Client(address, verbose=False).view_api(return_format="dict")
-    assert list(endpoints["named_endpoints"]) == ["/generate"]
+    assert set(endpoints["named_endpoints"]) == {"/generate", "/score", "/list-models"}
     assert endpoints["unnamed_endpoints"] == {}
 
 
@@ -490,33 +382,6 @@ def test_visitors_at_the_same_time_each_get_their_own_text(address):
     with ThreadPoolExecutor(6) as visitors:
         texts = list(visitors.map(write, range(6)))
     assert texts == [lm.generate("A", SamplingParams(temperature=1.0, max_new_tokens=100, seed=s)).text for s in range(6)]
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-@contextmanager
-def served():
-    """`python app.py` as a process of its own, at an address that the environment gives."""
-    port = free_port()
-    env = os.environ | {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
-    with subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=env, stdout=subprocess.DEVNULL) as server:
-        try:
-            deadline = time.monotonic() + PATIENCE / 1000
-            while True:
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/").close()
-                    break
-                except OSError:
-                    assert time.monotonic() < deadline, "the page did not open"
-                    assert server.poll() is None
-                    time.sleep(0.3)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
 
 
 def test_the_readme_command_opens_the_page_where_the_environment_says():

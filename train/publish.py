@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, SpaceCard, errors
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard, errors
 
 from gpt import CheckpointError, load
 from gpt.checkpoint import FILES, NEEDED, WEIGHTS, names
@@ -110,11 +110,11 @@ def publish(
                 raise HubError(f"{repo} is {now} on the Hub already; change that in its settings, or {then}")
         if space:
             with asking(space):
-                _existing(hub, space, "space")
-        commit, told = _upload(hub, repo, "model", files, branch, private)
+                page = _existing(hub, space, "space")
+        commit, told = _upload(hub, repo, "model", files, branch, private, new=not found)
         yield told
         if space:
-            yield _upload(hub, space, "space", space_files(folder, repo, commit), "main", private)[1]
+            yield _upload(hub, space, "space", space_files(folder, repo, commit), "main", private, new=not page)[1]
 
 
 def listing(title: str, files: Files) -> str:
@@ -135,15 +135,11 @@ def _existing(hub: HfApi, repo: str, kind: str) -> Any:
     return found
 
 
-def _upload(hub: HfApi, repo: str, kind: str, files: Files, branch: str, private: bool) -> tuple[str, str]:
+def _upload(hub: HfApi, repo: str, kind: str, files: Files, branch: str, private: bool, new: bool) -> tuple[str, str]:
     """One commit with all the files, or none if all are there. Gives its id and a sentence; undoes what it began."""
     address = f"{hub.endpoint}/{'spaces/' if kind == 'space' else ''}{repo}"
     with asking(repo, branch), ExitStack() as undo:
-        text = files["README.md"]
-        check = SpaceCard if kind == "space" else ModelCard
-        check(text.decode() if isinstance(text, bytes) else text.read_text(encoding="utf-8")).validate()
-        found = _existing(hub, repo, kind)
-        if not found:
+        if new:
             options: dict[str, Any] = {"space_sdk": "gradio", "space_hardware": HARDWARE} if kind == "space" else {}
             hub.create_repo(repo, repo_type=kind, private=private, **options)
             undo.callback(hub.delete_repo, repo, repo_type=kind)
