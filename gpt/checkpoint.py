@@ -31,6 +31,7 @@ MODEL_TYPES: dict[str, tuple[Any, Any]] = {
     "qwen3": (GPT, GPTConfig),
 }
 
+HUB_ID = re.compile(r"(?![.])[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)  # as far as it can be told without the Hub
 NEEDED = ("config.json", "tokenizer.json", "model.safetensors")
 FILES = (*NEEDED, "tokenizer_config.json", "generation_config.json", "training.json")  # fetched where they are
 
@@ -103,7 +104,7 @@ def load(model: str | os.PathLike[str], revision: str | None = None) -> Language
         return open_folder(WEIGHTS / name, name, mend=f"restore it with `git checkout -- weights/{name}`")
     if os.path.isdir(name):  # unlike Path.is_dir, no error for what can be no path
         return open_folder(Path(name), Path(name).resolve().name)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII) and not name.startswith("."):
+    if HUB_ID.fullmatch(name):
         return _from_hub(name, revision)
     near = difflib.get_close_matches(name, names(), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"weights/ has {', '.join(names()) or 'none'}."

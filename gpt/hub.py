@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,17 @@ class _Client(httpx2.Client):
         return response
 
 
-def api(token: str | bool | None = None) -> huggingface_hub.HfApi:
-    """The Hub, by a client that fails fast. token: None is the visitor's own if there is one, False is nobody's."""
+@cache
+def fail_fast() -> None:
+    """Give the library such a client, once for this process: to change it under a download would break that off."""
     hooks = huggingface_hub.get_session().event_hooks  # among them that which keeps HF_HUB_OFFLINE
     huggingface_hub.set_client_factory(lambda: _Client(event_hooks=hooks, follow_redirects=True, timeout=SILENCE))
     logging.set_verbosity_error()  # its warnings show signed addresses
+
+
+def api(token: str | bool | None = None) -> huggingface_hub.HfApi:
+    """The Hub. token: None is that of whoever runs this, if there is one; False is nobody's."""
+    fail_fast()
     return huggingface_hub.HfApi(token=token)
 
 

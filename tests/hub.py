@@ -224,6 +224,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             body = self.read()
             with self.hub.lock:
+                self.hub.be_alive()
                 answer = self.route(body)
         except Refusal as refusal:
             answer = refusal.answer
@@ -234,6 +235,7 @@ class Handler(BaseHTTPRequestHandler):
             answer = Answer({"error": repr(fault)}, 501)  # at a 500 the client would try again for 23 s
         if self.hub.stall:
             self.hub.closing.wait(self.hub.stall)
+        self.hub.be_alive()
         self.send_response(answer.status)
         for name, value in ({"Content-Length": len(answer.body)} | answer.headers).items():
             self.send_header(name, value)
@@ -571,6 +573,11 @@ class Hub:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             thread.join(5)
+
+    def be_alive(self):
+        """What comes once it is closing gets no answer, on connections that are still open too."""
+        if self.closing.is_set():
+            raise ConnectionAbortedError("closed")
 
     def add(self, kind, repo_id, files, private=False):
         """Puts a repo here without HTTP."""

@@ -16,11 +16,13 @@ import torch
 from browser import served
 from gradio_client import Client
 from hub import Handler, Hub, Refusal
-from huggingface_hub import HfApi, ModelCard, SpaceCard, close_session, constants
+from huggingface_hub import HfApi, ModelCard, SpaceCard, constants, set_client_factory
+from huggingface_hub.utils._http import default_client_factory
 
 from gpt import SamplingParams, load
 from gpt.__main__ import main as write
 from gpt.checkpoint import FILES, NEEDED, WEIGHTS, names, save
+from gpt.hub import fail_fast
 from train.__main__ import main as train
 from train.data import SOURCES, Data
 from train.publish import space_files
@@ -60,12 +62,15 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
     with Hub() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
         yield hub
-        close_session()
+        fail_fast.cache_clear()
+        set_client_factory(default_client_factory)
 
 
 @pytest.fixture
@@ -276,7 +281,7 @@ def test_a_dry_run_lists_everything_and_sends_nothing(hub, publish, trained):
     assert PUBLISHED <= set(sizes)
     assert sizes["model.safetensors"] == (trained / "model.safetensors").stat().st_size
     assert {"app.py", "ui/page.py", "gpt/hub.py", "weights/hub.json", "requirements.txt"} <= set(sizes)
-    assert not [name for name in sizes if re.search(r"test|__pycache__|\.git|\.pt$|^train|docs/|\.ci", name)]
+    assert not [name for name in sizes if re.search(r"test|__pycache__|\.git|\.pt$|^train/|docs/|\.ci", name)]
     assert out.endswith("This was a dry run: nothing was sent.\n")
     publish("--space", "alice/page")
     assert {name for repo in hub.repos.values() for name in repo.files()} == {*sizes, ".gitattributes"}

@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard, errors
 
 from gpt import CheckpointError, load
-from gpt.checkpoint import FILES, NEEDED, WEIGHTS, names
+from gpt.checkpoint import FILES, HUB_ID, NEEDED, WEIGHTS, names
 from gpt.hub import LOG_IN, HubError, api, asking
 from train.card import PROJECT, card
 
@@ -85,7 +85,7 @@ def publish(
     there, but that the model may be published and the Space not.
     """
     for name in filter(None, (repo, space)):
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII):
+        if not HUB_ID.fullmatch(name):
             raise HubError(f"{name!r} cannot be a Hub id; give one like user/name")
     if space and private:
         raise HubError("a Space opens public models alone; leave out --private or --space")

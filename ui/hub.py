@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from gpt import CheckpointError
+from gpt.checkpoint import HUB_ID
 from gpt.hub import HubError
 from ui.shelf import fetched, offered, take
 
@@ -29,7 +30,7 @@ def opening(id: str) -> Iterator[str]:
     Raises ValueError, in a sentence for the visitor, if it cannot be opened.
     """
     repo, _, commit = id.strip().removeprefix("https://huggingface.co/").strip("/").partition("@")
-    if not re.fullmatch(r"[\w-][\w.-]{0,95}/[\w.-]{1,96}", repo, re.ASCII) or not re.fullmatch(r"[0-9a-f]{40}|", commit):
+    if not HUB_ID.fullmatch(repo) or not re.fullmatch(r"[0-9a-f]{40}|", commit):
         raise ValueError(f"{id[:80]!r} is no model on the Hub; give one like user/name, as its page shows it.")
     yield f"Asking the Hub for {repo}…"
     getting = fetched(repo, commit or None)
