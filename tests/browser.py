@@ -31,6 +31,13 @@ class Visit:
         self.page.goto(address + path)
         self.page.wait_for_selector("#text .sheet")
 
+    def reload(self):
+        """Load the page again. What the old one says of connections that this breaks off is no fault."""
+        faults = list(self.faults)
+        self.page.reload()
+        self.faults[:] = faults
+        self.page.wait_for_selector("#text .sheet")
+
     @property
     def text(self):
         return self.page.text_content("#text .written")

@@ -1,23 +1,32 @@
-"""What the tests share: tiny seeded models, a short text of our own, the page and its visitors, and no network."""
+"""What the tests share: tiny seeded models, a short text of our own, the page and its visitors, a Hub, and no network."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the Hub's client, which reads it once
 
+import gc
 import random
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from browser import CHROMIUM, FLAGS, Visit, free_port
+from hub import Hub
+from huggingface_hub import constants, set_client_factory
+from huggingface_hub.utils._http import default_client_factory
 
 from gpt import GPT, Bigram, BigramConfig, GPTConfig, LanguageModel, Tokenizer
 from gpt.checkpoint import save
+from gpt.hub import fail_fast
 from train.data import Data
+from train.recipe import GPTRecipe
+from train.run import learn
+from train.trainer import Budget
 
 torch.set_num_threads(1)  # the models are so small that a second thread only waits
 
@@ -142,11 +151,14 @@ def command(monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def address():
     """The page, served from this process, so that a test can slow a model down or look at its texts."""
-    from app import LAUNCH, demo
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # gradio leaves event loops behind, unclosed, as it is built
+        from app import LAUNCH, demo
 
-    # A port that is free: gradio's own search leaves a socket open for each one that is not.
-    where = {"server_name": "127.0.0.1", "server_port": free_port()}
-    _, url, _ = demo.launch(**LAUNCH, **where, prevent_thread_lock=True, quiet=True)
+        # A port that is free: gradio's own search leaves a socket open for each one that is not.
+        where = {"server_name": "127.0.0.1", "server_port": free_port()}
+        _, url, _ = demo.launch(**LAUNCH, **where, prevent_thread_lock=True, quiet=True)
+        gc.collect()
     yield url.rstrip("/")
     demo.close()
 
@@ -190,3 +202,41 @@ def slow(monkeypatch):
             yield step
 
     monkeypatch.setattr(LanguageModel, "stream", slowly)
+
+
+@pytest.fixture(scope="session")
+def train_tiny(data):
+    """A function that trains a tiny GPT for a moment and gives the folder that the run wrote."""
+
+    def train(out, data=data, seed=1):
+        recipe = GPTRecipe(layers=2, width=32, head_size=32, context=16, batch_tokens=128)
+        command = "python -m train run gpt --steps 20"
+        for _ in learn("gpt", recipe, data, out, Budget(steps=20), seed=seed, command=command):
+            pass
+        return out
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def run_folder(train_tiny, tmp_path_factory):
+    """What a short training run wrote. Nothing may change it."""
+    return train_tiny(tmp_path_factory.mktemp("run") / "tiny")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub, which this process takes for the real one, with an empty cache. Nobody is logged in."""
+    for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
+    with Hub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+        yield hub
+        fail_fast.cache_clear()
+        set_client_factory(default_client_factory)

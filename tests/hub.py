@@ -585,9 +585,20 @@ class Hub:
         repo.commit("main", repo.files() | files, "add files")
         return repo
 
+    def add_folder(self, folder, repo_id="alice/tiny", **options):
+        """Puts a model here without HTTP, as it lies in a folder."""
+        return self.add(
+            "model", repo_id, {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}, **options
+        )
+
     def env(self, token=None, *, home):
         """The environment of a process that shall know this Hub only, and nobody's token but the one given."""
         env = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
         env |= {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
         env |= dict.fromkeys(["HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_UPDATE_CHECK"], "1")
         return env | ({"HF_TOKEN": token} if token else {})
+
+
+def empty(folder):
+    """Whether nothing was kept, nor anything half-fetched left behind."""
+    return not [path for path in folder.rglob("*") if path.is_file() or path.is_symlink() or path.name.startswith("fetching")]

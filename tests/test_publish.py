@@ -15,62 +15,27 @@ import pytest
 import torch
 from browser import served
 from gradio_client import Client
-from hub import Handler, Hub, Refusal
-from huggingface_hub import HfApi, ModelCard, SpaceCard, constants, set_client_factory
-from huggingface_hub.utils._http import default_client_factory
+from hub import Handler, Hub, Refusal, empty
+from huggingface_hub import HfApi, ModelCard, SpaceCard, constants
 
 from gpt import SamplingParams, load
 from gpt.__main__ import main as write
 from gpt.checkpoint import FILES, NEEDED, WEIGHTS, names, save
-from gpt.hub import fail_fast
 from train.__main__ import main as train
 from train.data import SOURCES, Data
 from train.publish import space_files
-from train.recipe import GPTRecipe
-from train.run import learn
-from train.trainer import Budget
 
 # the client itself hands httpx2 a file as `data` when it uploads
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = {*FILES, "loss_curve.svg", "README.md"}
-RECIPE = GPTRecipe(layers=2, width=32, head_size=32, context=16, batch_tokens=128)
-
-
-@pytest.fixture(scope="session")
-def run_folder(data, tmp_path_factory):
-    """What a short training run wrote."""
-    out = tmp_path_factory.mktemp("run") / "tiny"
-    for _ in learn(
-        "gpt", RECIPE, data, out, Budget(20, None), seed=1, command="python -m train run gpt --steps 20", device="cpu"
-    ):
-        pass
-    return out
 
 
 @pytest.fixture
 def trained(run_folder, tmp_path):
     """A copy of it, to be damaged."""
     return Path(shutil.copytree(run_folder, tmp_path / "tiny"))
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A Hub, which this process takes for the real one, with an empty cache. Nobody is logged in."""
-    for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
-    with Hub() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
-        yield hub
-        fail_fast.cache_clear()
-        set_client_factory(default_client_factory)
 
 
 @pytest.fixture
@@ -105,11 +70,6 @@ def remote(hub):
 
 def on_disk(folder):
     return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def add(hub, folder, repo="alice/tiny", **options):
-    """Put a folder on the Hub as it is."""
-    return hub.add("model", repo, {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}, **options)
 
 
 def refused(answer):
@@ -257,12 +217,11 @@ def test_publishing_again_uploads_nothing(hub, publish):
     assert not [path for method, path in hub.requests if method in ("PUT", "DELETE") or "/commit/" in path]
 
 
-def test_a_newer_run_replaces_the_older_and_an_older_page(hub, publish, trained, data, tmp_path):
+def test_a_newer_run_replaces_the_older_and_an_older_page(hub, publish, trained, tmp_path, train_tiny):
     assert publish("--space", "alice/page")[0] == 0
     space = hub.repos["space", "alice/page"]
     space.commit("main", space.files() | {"ui/old.py": b"1 / 0\n", "notes.md": b"of the owner\n"}, "by hand")
-    for _ in learn("gpt", RECIPE, data, tmp_path / "new", Budget(21, None), seed=2, command="python -m train", device="cpu"):
-        pass
+    train_tiny(tmp_path / "new", seed=2)
     assert publish("--space", "alice/page", folder=tmp_path / "new")[0] == 0
     repo = hub.repos["model", "alice/tiny"]
     assert repo.files()["model.safetensors"] == (tmp_path / "new" / "model.safetensors").read_bytes()
@@ -303,12 +262,11 @@ def test_a_private_model(hub, publish, cli, monkeypatch):
     assert refused(publish("--private", repo="alice/open")).startswith("alice/open is public on the Hub already; ")
 
 
-def test_a_branch_of_its_own(hub, publish, cli, trained, data, tmp_path):
+def test_a_branch_of_its_own(hub, publish, cli, trained, tmp_path, train_tiny):
     assert publish()[0] == 0
     repo = hub.repos["model", "alice/tiny"]
     first = repo.branches["main"]
-    for _ in learn("gpt", RECIPE, data, tmp_path / "new", Budget(21, None), seed=2, command="python -m train", device="cpu"):
-        pass
+    train_tiny(tmp_path / "new", seed=2)
     assert publish("--revision", "v2/wide", folder=tmp_path / "new")[0] == 0
     assert repo.branches["main"] == first
     assert repo.files("v2/wide")["model.safetensors"] != repo.files()["model.safetensors"]
@@ -320,10 +278,9 @@ def test_a_branch_of_its_own(hub, publish, cli, trained, data, tmp_path):
 # The card
 
 
-def test_the_card_says_what_the_run_knows_and_the_hub_takes_it(hub, publish, data, monkeypatch, tmp_path):
+def test_the_card_says_what_the_run_knows_and_the_hub_takes_it(hub, publish, data, monkeypatch, tmp_path, train_tiny):
     named = Data("shakespeare", data.text, data.sha256, SOURCES["shakespeare"])
-    for _ in learn("gpt", RECIPE, named, tmp_path / "run", Budget(20, None), seed=1, command="python -m train", device="cpu"):
-        pass
+    train_tiny(tmp_path / "run", named)
     assert publish(folder=tmp_path / "run")[0] == 0
     assert ("POST", "/api/validate-yaml") in hub.requests
     text = hub.repos["model", "alice/tiny"].files()["README.md"].decode()
@@ -454,7 +411,7 @@ def test_names_that_only_the_hub_refuses(hub, publish):
 @pytest.mark.parametrize("there", [False, True])
 def test_who_may_not_publish(hub, publish, run_folder, token, said, there):
     if there:
-        add(hub, run_folder)
+        hub.add_folder(run_folder)
     before = remote(hub)
     assert refused(publish(token=token)).startswith(said)
     assert remote(hub) == before
@@ -494,12 +451,11 @@ def test_somebody_else_at_the_same_moment(hub, publish, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [(), ("--revision", "v2")])
-def test_an_upload_that_breaks_off_leaves_nothing(hub, publish, trained, options, data, tmp_path):
+def test_an_upload_that_breaks_off_leaves_nothing(hub, publish, trained, options, data, tmp_path, train_tiny):
     """New repo, or new branch of an old one: it is gone again."""
     if options:
         assert publish()[0] == 0
-        for _ in learn("gpt", RECIPE, data, tmp_path / "new", Budget(21, None), seed=2, command="python -m train", device="cpu"):
-            pass
+        train_tiny(tmp_path / "new", seed=2)
     folder = tmp_path / "new" if options else trained
     before, local = remote(hub), on_disk(folder)
     hub.cut_uploads = 1_000
@@ -552,14 +508,9 @@ def test_no_network(hub, publish, cli, monkeypatch):
 # Opening
 
 
-def empty(folder):
-    """Whether nothing was kept, nor anything half-fetched left behind."""
-    return not [path for path in folder.rglob("*") if path.is_file() or path.is_symlink() or path.name.startswith("fetching")]
-
-
 @pytest.mark.parametrize("name", NEEDED)
 def test_a_file_that_is_missing_on_the_hub(hub, cli, run_folder, tmp_path, name):
-    repo = add(hub, run_folder)
+    repo = hub.add_folder(run_folder)
     repo.commit("main", {path: content for path, content in repo.files().items() if path != name}, "less")
     said = refused(cli("--model", "alice/tiny"))
     assert said == f"alice/tiny has no {name} on the Hub; what opens here has config.json, tokenizer.json, model.safetensors"
@@ -572,7 +523,7 @@ def test_a_file_that_is_missing_on_the_hub(hub, cli, run_folder, tmp_path, name)
 def test_a_damaged_model_on_the_hub_is_refused_and_not_kept(hub, cli, trained, tmp_path, damage):
     spoil, said = DAMAGE[damage]
     spoil(trained)
-    add(hub, trained)
+    hub.add_folder(trained)
     told = refused(cli("--model", "alice/tiny"))
     assert said in told
     assert str(tmp_path) not in told  # where it was fetched to is nobody's concern
@@ -584,17 +535,17 @@ def test_a_damaged_model_on_the_hub_is_refused_and_not_kept(hub, cli, trained, t
 def test_a_pickle_is_never_opened(hub, cli, trained, tmp_path):
     (trained / "model.safetensors").unlink()
     torch.save({"lm_head.weight": torch.zeros(1)}, trained / "pytorch_model.bin")
-    add(hub, trained)
+    hub.add_folder(trained)
     assert "has no model.safetensors" in refused(cli("--model", "alice/tiny"))
     torch.save({"lm_head.weight": torch.zeros(1)}, trained / "model.safetensors")
-    add(hub, trained)
+    hub.add_folder(trained)
     assert "no safetensors file" in refused(cli("--model", "alice/tiny"))
     assert empty(tmp_path / "home")
 
 
 @pytest.mark.parametrize("size", [1_000, 0])
 def test_a_hub_that_dies_in_the_middle_of_a_download(hub, cli, run_folder, tmp_path, size, monkeypatch):
-    add(hub, run_folder)
+    hub.add_folder(run_folder)
     waits = []
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", waits.append)
     hub.cut_downloads = size
@@ -608,7 +559,7 @@ def test_a_hub_that_dies_in_the_middle_of_a_download(hub, cli, run_folder, tmp_p
 
 def test_what_is_fetched_comes_whole_or_not_at_all(hub, run_folder, tmp_path, monkeypatch):
     """A process that is killed while it moves the files into the cache leaves nothing that opens as half a model."""
-    add(hub, run_folder)
+    hub.add_folder(run_folder)
     replace, moved = os.replace, []
 
     def kill(source, target):
@@ -643,8 +594,8 @@ def test_what_is_fetched_comes_whole_or_not_at_all(hub, run_folder, tmp_path, mo
     ],
 )
 def test_what_cannot_be_found(hub, cli, run_folder, tmp_path, args, said):
-    add(hub, run_folder)
-    add(hub, run_folder, "alice/secret", private=True)
+    hub.add_folder(run_folder)
+    hub.add_folder(run_folder, "alice/secret", private=True)
     assert refused(cli("--model", *args)).startswith(said)
     assert empty(tmp_path / "home")
 
@@ -657,7 +608,7 @@ def test_what_is_here_never_asks_the_hub(hub, cli, run_folder):
 
 
 def test_the_cache_is_opened_with_no_request_and_says_how_to_mend_it(hub, cli, run_folder):
-    add(hub, run_folder)
+    hub.add_folder(run_folder)
     first = cli("--model", "alice/tiny")
     hub.requests.clear()
     hub.close()
@@ -670,7 +621,7 @@ def test_the_cache_is_opened_with_no_request_and_says_how_to_mend_it(hub, cli, r
 
 
 def test_a_cache_that_cannot_be_written(hub, cli, run_folder, monkeypatch, tmp_path):
-    add(hub, run_folder)
+    hub.add_folder(run_folder)
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
     assert refused(cli("--model", "alice/tiny")).startswith(f"{tmp_path / 'file' / 'hub'} cannot be written")

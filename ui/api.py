@@ -36,7 +36,7 @@ def generate(
         seed: the same seed writes the same text; a new one if there is none
     """
     with _plainly():
-        if not isinstance(length, int) or length < 1:
+        if not isinstance(length, int) or not 1 <= length <= MAX_TEXT:
             raise ValueError(f"The length is {length!r}; it must be a whole number from 1 to {MAX_TEXT:,}.")
         ask = Ask(model, prompt, SamplingParams(temperature, top_k, top_p, min_p, length, seed))
         writing = Writing(ask, take(model).lm)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt import LanguageModel, hub, load
-from gpt.checkpoint import FILES, NEEDED, WEIGHTS, CheckpointError, Silent, fetch, names
+from gpt.checkpoint import FILES, HUB_ID, NEEDED, WEIGHTS, CheckpointError, Silent, fetch, names
 
 PINNED = WEIGHTS / "hub.json"  # {repo: commit}: what a Space offers from the Hub, beside the models under weights/
 MOST = 100_000_000  # bytes of a model that a visitor may open
@@ -80,7 +80,7 @@ def take(id: str) -> Shelved:
         if id in _guests:
             _guests.move_to_end(id)
             return _guests[id]
-    if "/" in id:
+    if HUB_ID.fullmatch(id.partition("@")[0]):
         raise ValueError(f"The model {id[:80]} is not open here (any more); open it from the Hub again.")
     own = ", ".join(shelved.id for shelved in shelf())
     raise ValueError(f"There is no model called {id[:60]!r} here; pick one of {own}.")
