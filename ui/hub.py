@@ -32,7 +32,6 @@ def opening(id: str) -> Iterator[str]:
     repo, _, commit = id.strip().removeprefix("https://huggingface.co/").strip("/").partition("@")
     if not HUB_ID.fullmatch(repo) or not re.fullmatch(r"[0-9a-f]{40}|", commit):
         raise ValueError(f"{id[:80]!r} is no model on the Hub; give one like user/name, as its page shows it.")
-    yield f"Asking the Hub for {repo}…"
     getting = fetched(repo, commit or None)
     while True:
         try:
@@ -42,7 +41,7 @@ def opening(id: str) -> Iterator[str]:
             return
         except (CheckpointError, HubError) as error:
             raise ValueError(f"It was not opened: {error}.") from None
-        yield f"Fetching {repo}: {done / 1e6:.1f} of {total / 1e6:.1f} MB…"
+        yield f"Fetching {repo}: {done / 1e6:.1f} of {total / 1e6:.1f} MB…" if total else f"Asking the Hub for {repo}…"
 
 
 def on_open(id: str) -> Iterator[list[Any]]:

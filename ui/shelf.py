@@ -1,10 +1,12 @@
 """The models that the page offers: its own, each opened once, and a few that visitors opened from the Hub."""
 
 import json
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,7 +64,7 @@ def shelf() -> list[Shelved]:
 
 _guests: OrderedDict[str, Shelved] = OrderedDict()
 _lock = threading.Lock()
-_turn = threading.Lock()  # held by whoever fetches a model
+_fetcher = ThreadPoolExecutor(1)  # one model at a time: a class that opens one link fetches it once
 
 
 def offered() -> list[str]:
@@ -86,40 +88,52 @@ def take(id: str) -> Shelved:
     raise ValueError(f"There is no model called {id[:60]!r} here; pick one of {own}.")
 
 
+@dataclass
+class _Fetch:
+    """One model on its way from the Hub: how many bytes have come, and how many will."""
+
+    aside: Path | None = None
+    total: int = 0
+
+    def progress(self) -> tuple[int, int]:
+        come = 0
+        for folder, _, found in os.walk(self.aside or ""):  # os.walk passes over what has gone meanwhile, and so do we
+            for name in found:
+                with suppress(OSError):
+                    come += os.lstat(os.path.join(folder, name)).st_size
+        return min(come, self.total), self.total
+
+    def run(self, repo: str, commit: str | None) -> Shelved:
+        if (id := f"{repo}@{commit}") in offered():
+            return take(id)
+        sizes = hub.find(repo, commit, token=False)  # nobody's: a visitor must not see what the host may
+        self.total = sum(sizes.get(name, 0) for name in FILES)
+        if self.total > MOST:
+            raise CheckpointError(f"{repo} has {self.total / 1e6:,.0f} MB; this page opens models of up to {MOST / 1e6:,.0f} MB")
+        with hub.aside() as self.aside:
+            folder, lm = fetch(repo, commit, sizes, self.aside, Silent, False)
+            shelved = Shelved(lm, {}, folder.name)
+        with _lock:
+            _guests[shelved.id] = shelved
+            while len(_guests) > GUESTS:
+                _guests.popitem(last=False)
+        return shelved
+
+
 def fetched(repo: str, commit: str | None = None) -> Generator[tuple[int, int], None, Shelved]:
     """Open a public model from the Hub for all visitors; yields bytes so far and in all, returns the model.
 
-    Nothing of it stays on the disk. Raises CheckpointError or HubError, in one sentence.
+    Nothing of it stays on the disk. If the visitor leaves, what has begun is finished for the others. Raises
+    CheckpointError or HubError, in one sentence.
     """
-    while not _turn.acquire(timeout=0.2):  # one at a time: a class that opens one link fetches it once
-        yield 0, 0
+    fetch = _Fetch()
+    job = _fetcher.submit(fetch.run, repo, commit)
     try:
-        shelved = take(f"{repo}@{commit}") if f"{repo}@{commit}" in offered() else (yield from _fetched(repo, commit))
+        while wait([job], timeout=0.2).not_done:
+            yield fetch.progress()
+        return job.result()
     finally:
-        _turn.release()
-    return shelved
-
-
-def _fetched(repo: str, commit: str | None) -> Generator[tuple[int, int], None, Shelved]:
-    sizes = hub.find(repo, commit, token=False)  # nobody's: a visitor must not see what the host may
-    total = sum(sizes.get(name, 0) for name in FILES)
-    if total > MOST:
-        raise CheckpointError(f"{repo} has {total / 1e6:,.0f} MB; this page opens models of up to {MOST / 1e6:,.0f} MB")
-    worker = ThreadPoolExecutor(1)
-    with hub.aside() as aside:
-        try:
-            opening = worker.submit(fetch, repo, commit, sizes, aside, Silent, False)
-            while wait([opening], timeout=0.2).not_done:
-                yield sum(path.stat().st_size for path in aside.rglob("blobs/*")), total
-            folder, lm = opening.result()
-        finally:
-            worker.shutdown(wait=False)  # a visitor who has left waits for nothing; what still comes finds no folder
-        shelved = Shelved(lm, {}, folder.name)
-    with _lock:
-        _guests[shelved.id] = shelved
-        while len(_guests) > GUESTS:
-            _guests.popitem(last=False)
-    return shelved
+        job.cancel()  # if its turn has not come
 
 
 def _facts(folder: Path, mend: str) -> dict[str, Any]:
