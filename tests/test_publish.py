@@ -166,13 +166,18 @@ def test_a_space_starts_from_what_was_uploaded_and_answers(hub, run_folder, tmp_
         api = HfApi(hub.url, token=False)
         for file in files.split(","):
             api.hf_hub_download(repo, file, revision=revision, cache_dir=tmp_path / "b" / "hub")
+    # As ZeroGPU runs it: it wants a function for its GPU, or starts nothing.
+    (tmp_path / "zero").mkdir()
+    (tmp_path / "zero" / "spaces.py").write_text("def GPU(function):\n    open('gpu', 'w').close()\n    return function\n")
     hub.requests.clear()
     env = hub.env(home=tmp_path / "b") | {"SYSTEM": "spaces", "SPACE_ID": "alice/page"}
+    env |= {"SPACES_ZERO_GPU": "1", "PYTHONPATH": str(tmp_path / "zero")}
     with served(tmp_path / "space", env) as address:
         client = Client(address, verbose=False)
         models = client.predict(api_name="/list-models")
         assert [model["id"] for model in models] == [*sorted(names()), f"alice/tiny@{commit}"]
         written = client.predict(models[-1]["id"], "abc", 0.8, 60, 0, 1.0, 0.0, 7, api_name="/generate")
+    assert (tmp_path / "space" / "gpu").exists()
     assert written == load(run_folder).generate("abc", SamplingParams(max_new_tokens=60, seed=7)).text
     assert hub.requests == []
 
@@ -494,6 +499,23 @@ def test_a_hub_that_is_out_of_order(hub, publish, monkeypatch):
     assert refused(publish()) == "127.0.0.1 is busy or out of order (503); try again later"
     assert len([path for _, path in hub.requests if "/commit/" in path]) == 1
     assert hub.repos == {}
+
+
+def test_a_space_that_cannot_be_made_leaves_the_model_published_and_itself_as_it_was(hub, publish, monkeypatch):
+    commit = Handler.commit
+
+    def broken(handler, repo, *args):
+        if repo.kind == "space":
+            raise Refusal(503, "down for maintenance")
+        return commit(handler, repo, *args)
+
+    monkeypatch.setattr(Handler, "commit", broken)
+    assert refused(publish("--space", "alice/page")) == "127.0.0.1 is busy or out of order (503); try again later"
+    assert set(hub.repos) == {("model", "alice/tiny")}
+    monkeypatch.setattr(Handler, "commit", commit)
+    status, out, _ = publish("--space", "alice/page")
+    assert (status, "nothing was uploaded" in out) == (0, True)  # the model is there; the Space comes now
+    assert set(hub.repos) == {("model", "alice/tiny"), ("space", "alice/page")}
 
 
 def test_no_network(hub, publish, cli, monkeypatch):
