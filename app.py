@@ -6,12 +6,12 @@ from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported: the page asks no other host
 
-import torch
-
 if os.environ.get("SPACES_ZERO_GPU"):
-    import spaces  # there on every ZeroGPU Space, which starts nothing without a function for its GPU
+    import spaces  # there on every ZeroGPU Space, which starts nothing without a function for its GPU; before torch
 
     spaces.GPU(lambda: None)  # never called: models this small are quickest on the CPU
+
+import torch
 
 from gpt import CheckpointError
 from ui.look import CSS, theme

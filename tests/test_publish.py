@@ -168,7 +168,10 @@ def test_a_space_starts_from_what_was_uploaded_and_answers(hub, run_folder, tmp_
             api.hf_hub_download(repo, file, revision=revision, cache_dir=tmp_path / "b" / "hub")
     # As ZeroGPU runs it: it wants a function for its GPU, or starts nothing.
     (tmp_path / "zero").mkdir()
-    (tmp_path / "zero" / "spaces.py").write_text("def GPU(function):\n    open('gpu', 'w').close()\n    return function\n")
+    (tmp_path / "zero" / "spaces.py").write_text(
+        "def GPU(function):\n    open('gpu', 'w').close()\n    return function\n\n\n"
+        "def gradio_auto_wrap(function):\n    return function\n"  # gradio hands it each of its handlers
+    )
     hub.requests.clear()
     env = hub.env(home=tmp_path / "b") | {"SYSTEM": "spaces", "SPACE_ID": "alice/page"}
     env |= {"SPACES_ZERO_GPU": "1", "PYTHONPATH": str(tmp_path / "zero")}
