@@ -98,10 +98,11 @@ def finished(writing: Writing) -> dict[str, Any]:
     }
 
 
-def run(writing: Writing, tokens: int) -> Iterator[Update]:
-    """Write on and show it, about twenty times a second."""
+def run(writing: Writing, tokens: int, **settings: Any) -> Iterator[Update]:
+    """Write on and show it, about twenty times a second, with `settings` that the page shall show too."""
     notes, ask, whole = remarks(writing), writing.ask, len(writing.pieces) + tokens
     yield update(
+        **settings,
         seed=ask.params.seed,
         session=writing,
         status=paragraph("Writing…"),
@@ -169,7 +170,9 @@ def on_load(request: gr.Request) -> Iterator[Update]:
         yield update(notice=note(f"This link cannot be shown: {error}"))
         return
     asked = ask.params
-    yield update(
+    yield from run(
+        Writing(ask, take(ask.model).lm),
+        asked.max_new_tokens,
         model=gr.update(choices=hub.choices(), value=ask.model),
         prompt=ask.prompt,
         length=min(max(asked.max_new_tokens, MIN_RUN), MAX_RUN),
@@ -178,7 +181,6 @@ def on_load(request: gr.Request) -> Iterator[Update]:
         top_p=asked.top_p,
         min_p=asked.min_p,
     )
-    yield from run(Writing(ask, take(ask.model).lm), asked.max_new_tokens)
 
 
 def build(page: gr.Blocks, models: list[Shelved]) -> None:
