@@ -136,7 +136,6 @@ class LanguageModel:
         left_out = self.tokenizer.encode(prompt).left_out
         return Generation("".join(texts), list(ids), list(logprobs), params.seed or 0, left_out)
 
-    @torch.inference_mode()
     def open(self, prompt: str, params: SamplingParams = SamplingParams()) -> Row:
         """Read a prompt, for `step` to write on from it."""
         params = params.seeded()
@@ -145,26 +144,27 @@ class LanguageModel:
         text = DecodeStream(skip_special_tokens=False)
         return Row(params, params.max_new_tokens, state, logits[-1], _uniforms(params.seed or 0), text)
 
-    @torch.inference_mode()
     def step(self, rows: Sequence[Row]) -> list[Step]:
         """One more token for each of these rows, together. Others may join them, and some leave, at every step.
 
         Rows are not locked: each belongs to one thread at a time. What a row gets does not depend on its company.
         """
-        if unread := [row for row in rows if row.logits is None]:
-            for row, logits in zip(unread, self._read_last(unread), strict=True):
-                row.logits = logits
-        logits = torch.stack([row.logits for row in rows if row.logits is not None])  # (B, V)
-        tokens = sample(logits, [row.params for row in rows], [next(row.uniforms) for row in rows])
-        logprobs = logits.log_softmax(dim=-1).gather(-1, tokens[:, None])[:, 0]
+        unread = [row for row in rows if row.logits is None]
+        logits = self._read_last(unread) if unread else torch.empty(0)
+        if len(unread) < len(rows):  # some have just read their prompt
+            ahead = iter(logits)
+            logits = torch.stack([next(ahead) if row.logits is None else row.logits for row in rows])
+        exact = logits.double()  # (B, V)
+        tokens = sample(exact, [row.params for row in rows], [next(row.uniforms) for row in rows])
+        # log_softmax would wake OpenMP's threads for a few rows, and wait long for one if the cores are busy.
+        logprobs = exact.softmax(dim=-1).gather(-1, tokens[:, None])[:, 0].log()
         steps = []
-        for row, one, token, logprob in zip(rows, logits, tokens.tolist(), logprobs.tolist(), strict=True):
+        for row, one, token, logprob in zip(rows, logits.unbind(), tokens.tolist(), logprobs.tolist(), strict=True):
             text = row.text.step(self.tokenizer.backend, token) or ""
             steps.append(Step(token, text, logprob, one, row.params))
             row.token, row.logits, row.left = token, None, row.left - 1
         return steps
 
-    @torch.inference_mode()
     def score(self, text: str) -> Score:
         """The cost of each token of `text` after a new line. Raises ValueError if no character is left to score."""
         ids, left_out = self.tokenizer.encode(text)
@@ -183,6 +183,7 @@ class LanguageModel:
             logits, state = self._forward(chunk[None], state)
             yield logits[0], state
 
+    @torch.inference_mode()
     def _forward(self, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
         logits, state = self.model(ids.to(self.device), state)
         return logits.float().cpu(), state

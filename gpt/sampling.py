@@ -58,7 +58,7 @@ class SamplingParams:
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
     """Divide by the temperature; at 0 only the likeliest remains (of equals, the one with the lowest id)."""
-    logits = logits - logits.max(dim=-1, keepdim=True).values  # the greatest is 0, so a tiny temperature cannot overflow
+    logits = logits - logits.amax(dim=-1, keepdim=True)  # the greatest is 0, so a tiny temperature cannot overflow
     if temperature == 0:
         best = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, logits.argmax(dim=-1, keepdim=True), True)
         return logits.masked_fill(~best, -torch.inf)
