@@ -6,7 +6,7 @@ load("gpt-shakespeare").generate("ROMEO:", SamplingParams(temperature=0.8, seed=
 
 from gpt.bigram import Bigram, BigramConfig
 from gpt.checkpoint import CheckpointError, load
-from gpt.generate import Generation, LanguageModel, Score, Step
+from gpt.generate import Generation, LanguageModel, Row, Score, Step
 from gpt.sampling import SamplingParams
 from gpt.tokenizer import Tokenizer
 from gpt.transformer import GPT, GPTConfig, KVCache
@@ -20,6 +20,7 @@ __all__ = [
     "Generation",
     "KVCache",
     "LanguageModel",
+    "Row",
     "SamplingParams",
     "Score",
     "Step",
