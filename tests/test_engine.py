@@ -287,7 +287,9 @@ def test_without_a_compiler(lm, expected, cache, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("does", ["echo broken >&2; exit 1", "exit 0", "kill -9 $$", 'echo no library > "$(echo "$@" | cut -d" " -f11)"'])
+@pytest.mark.parametrize(
+    "does", ["echo broken >&2; exit 1", "exit 0", "kill -9 $$", 'echo no library > "$(echo "$@" | cut -d" " -f11)"']
+)
 def test_with_a_broken_compiler(lm, expected, cache, tmp_path, monkeypatch, capfd, does):
     monkeypatch.setenv("CC", script(tmp_path / "broken", does))
     check_fallback(lm, expected)

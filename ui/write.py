@@ -15,7 +15,7 @@ from ui.shelf import Shelved, offered, shelf, take
 from ui.writing import LINK, MAX_RUN, MAX_TEMPERATURE, MAX_TEXT, MIN_RUN, Ask, Writing, bounded
 
 CHIPS = ("ROMEO:", "To be, or not to be", "My kingdom for a", "Once upon a time")
-VISITORS = 8  # texts that are written at one time; more wait in the queue
+VISITORS = 32  # texts that are written at one time, each on its turn; more wait in the queue
 SESSION = 30 * 60  # seconds for which the server keeps a text that can be continued; later it is written again
 PLAIN = SamplingParams()
 

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlencode
 
 from gpt import LanguageModel, SamplingParams
@@ -15,7 +15,8 @@ MAX_PROMPT = 5_000  # characters that a visitor may send
 MAX_TEXT = 5_000  # characters that one text may grow to with Continue
 MIN_RUN, MAX_RUN = 50, 1_000  # characters that one press of a button writes
 MAX_TEMPERATURE = 2
-UPDATE = 0.05  # seconds between two updates of the page; more often is slower for the browser, not smoother
+UPDATE = 0.05  # seconds between two updates of a page; more often is slower for the browser, not smoother
+UPDATES = 80  # a second, for all visitors together: each costs the server as much as ten characters
 
 # What a link may say, and how it is read.
 LINK = {
@@ -100,6 +101,8 @@ def bounded(length: int) -> int:
 class Writing:
     """A text that grows. It keeps its stream, so that it goes on later without reading anything again."""
 
+    crowd: ClassVar[set["Writing"]] = set()  # those that are being written now
+
     def __init__(self, ask: Ask, lm: LanguageModel) -> None:
         self.ask, self.lm = ask, lm
         encoded = lm.tokenizer.encode(ask.prompt)
@@ -125,7 +128,8 @@ class Writing:
         return self.nats / math.log(2) / max(1, len(self.text))
 
     def write(self, tokens: int) -> Iterator[None]:
-        """Write on by up to `tokens`, or until `stopping` is set; yields about twenty times a second, to be shown.
+        """Write on by up to `tokens`, or until `stopping` is set; yields to be shown: the first character at once, then
+        about twenty times a second, less often in a crowd.
 
         Raises ValueError if it is being written on already, as after a double click.
         """
@@ -134,6 +138,7 @@ class Writing:
         try:
             started = shown = time.perf_counter()
             before = len(self.pieces)
+            Writing.crowd.add(self)
             for _ in range(min(tokens, self.room)):
                 if self.stopping.is_set():
                     break
@@ -142,9 +147,10 @@ class Writing:
                 self.nats -= step.logprob
                 now = time.perf_counter()
                 self.speed = (len(self.pieces) - before) / max(now - started, 1e-6)
-                if now - shown > UPDATE:
+                if now - shown > max(UPDATE, len(Writing.crowd) / UPDATES) or len(self.pieces) == before + 1:
                     yield
                     shown = time.perf_counter()
             yield
         finally:
+            Writing.crowd.discard(self)
             self.busy.release()
