@@ -20,6 +20,20 @@ enum { LANES = 8 };
 enum { LANES = 4 };
 #endif
 typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias)); /* one register of the CPU */
+typedef float Four __attribute__((vector_size(16), aligned(4), may_alias));
+
+/* A value that is used often belongs in a register; GCC would read it from memory for each use. */
+#if defined(__x86_64__) && defined(__AVX__)
+#define HOLD(x) __asm__("" : "+v"(x))
+#else
+#define HOLD(x)
+#endif
+
+#ifdef __clang__
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (int32_t __attribute__((vector_size(16)))){__VA_ARGS__})
+#endif
 
 enum {
     BLOCK = 16,       /* rows at once: what is computed of them stays in the caches nearest to the core */
@@ -49,29 +63,72 @@ typedef struct {
 
 INLINE Lanes load(const float *x) { return *(const Lanes *)x; }
 
-INLINE float total(Lanes x) {
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) x[i] += x[i + half];
-    return x[0];
+/* Lanes i, i + 4, i + 8 ... together. */
+INLINE Four folded(const Lanes *x) {
+    const Four *parts = (const Four *)x;
+    Four sum = parts[0];
+    for (int i = 1; i < LANES / 4; i++) sum += parts[i];
+    return sum;
 }
 
-/* y = or += x (R, n) @ w (O, n)^T, every sum in a register of its own; a row of y is `stride` long. */
-INLINE void tile(int R, int O, float *y, int64_t stride, const float *x, const float *w, int64_t n, int add) {
-    Lanes sums[4][8] = {0};
+INLINE float total(Lanes x) {
+    Four a = folded(&x);
+    return (a[0] + a[2]) + (a[1] + a[3]);
+}
+
+/* The totals of 4 vectors. */
+INLINE Four totals(const Lanes *x) {
+    Four a = folded(x), b = folded(x + 1), c = folded(x + 2), d = folded(x + 3);
+    Four ab = PICK(a, b, 0, 4, 1, 5) + PICK(a, b, 2, 6, 3, 7), cd = PICK(c, d, 0, 4, 1, 5) + PICK(c, d, 2, 6, 3, 7);
+    return PICK(ab, cd, 0, 1, 4, 5) + PICK(ab, cd, 2, 3, 6, 7);
+}
+
+INLINE float dot(const float *x, const float *w, int64_t n) {
+    Lanes sums = {0};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) sums += load(x + i) * load(w + i);
+    float sum = total(sums);
+    for (; i < n; i++) sum += x[i] * w[i];
+    return sum;
+}
+
+/* y (4) = or += the totals of sums (4), and what is left of x (n) @ w (4, n)^T from column i on. */
+INLINE void finish(float *y, const Lanes *sums, const float *x, const float *w, int64_t n, int64_t i, int add) {
+    Four sum = totals(sums);
+    for (; i < n; i++)
+        for (int o = 0; o < 4; o++) sum[o] += x[i] * w[o * n + i];
+    if (add) sum += *(Four *)y;
+    *(Four *)y = sum;
+}
+
+/* y (8) = or += x (n) @ w (8, n)^T */
+INLINE void one_row(float *y, const float *x, const float *w, int64_t n, int add) {
+    Lanes sums[8] = {0};
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES)
-        for (int r = 0; r < R; r++)
-            for (int o = 0; o < O; o++) sums[r][o] += load(x + r * n + i) * load(w + o * n + i);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-        for (int o = 0; o < O; o++) {
-            float sum = total(sums[r][o]);
-            y[r * stride + o] = add ? y[r * stride + o] + sum : sum;
+        for (int o = 0; o < 8; o++) sums[o] += load(x + i) * load(w + o * n + i);
+    finish(y, sums, x, w, n, i, add);
+    finish(y + 4, sums + 4, x, w + 4 * n, n, i, add);
+}
+
+/* y (2, 4) = or += x (2, n) @ w (4, n)^T; a row of y is `stride` long. */
+INLINE void two_rows(float *y, int64_t stride, const float *x, const float *w, int64_t n, int add) {
+    Lanes first[4] = {0}, second[4] = {0};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        Lanes a = load(x + i), b = load(x + n + i);
+        HOLD(a);
+        HOLD(b);
+#pragma GCC unroll 4
+        for (int o = 0; o < 4; o++) {
+            Lanes weights = load(w + o * n + i);
+            HOLD(weights);
+            first[o] += a * weights;
+            second[o] += b * weights;
         }
-    for (; i < n; i++) /* a width that is no multiple of LANES */
-        for (int r = 0; r < R; r++)
-            for (int o = 0; o < O; o++) y[r * stride + o] += x[r * n + i] * w[o * n + i];
+    }
+    finish(y, first, x, w, n, i, add);
+    finish(y + stride, second, x + n, w, n, i, add);
 }
 
 /* y (rows, outs) = or += x (rows, n) @ w (outs, n)^T */
@@ -79,21 +136,28 @@ static void matmul(float *y, const float *x, const float *w, int64_t rows, int64
     int64_t o = 0;
     for (; o + 8 <= outs; o += 8) {
         int64_t r = 0;
-        for (; r + 4 <= rows; r += 4)
-            for (int64_t i = o; i < o + 8; i += 2) tile(4, 2, y + r * outs + i, outs, x + r * n, w + i * n, n, add);
-        for (; r < rows; r++) tile(1, 8, y + r * outs + o, outs, x + r * n, w + o * n, n, add);
+        for (; r + 2 <= rows; r += 2)
+            for (int64_t i = o; i < o + 8; i += 4) two_rows(y + r * outs + i, outs, x + r * n, w + i * n, n, add);
+        if (r < rows) one_row(y + r * outs + o, x + r * n, w + o * n, n, add);
     }
     for (; o < outs; o++)
-        for (int64_t r = 0; r < rows; r++) tile(1, 1, y + r * outs + o, outs, x + r * n, w + o * n, n, add);
+        for (int64_t r = 0; r < rows; r++) y[r * outs + o] = (add ? y[r * outs + o] : 0) + dot(x + r * n, w + o * n, n);
 }
 
-/* Columns of y = p (count) @ v (count, n) from `column` on, `R` registers of them at once; returns the first left over. */
+/* Columns of y = p (count) @ v (count, n) from `column` on, R registers of them at once; returns the first left over. */
 INLINE int64_t mix_columns(int R, int64_t column, float *y, const float *p, const float *v, int64_t count, int64_t n) {
     for (; column + R * LANES <= n; column += R * LANES) {
-        Lanes sums[4] = {0};
-        for (int64_t i = 0; i < count; i++)
-            for (int r = 0; r < R; r++) sums[r] += p[i] * load(v + i * n + column + r * LANES);
-        memcpy(y + column, sums, sizeof(Lanes) * R);
+        Lanes even[4] = {0}, odd[4] = {0}; /* twice as many sums, or each would wait for the last addition */
+        int64_t i = 0;
+        for (; i + 2 <= count; i += 2)
+            for (int r = 0; r < R; r++) {
+                even[r] += p[i] * load(v + i * n + column + r * LANES);
+                odd[r] += p[i + 1] * load(v + (i + 1) * n + column + r * LANES);
+            }
+        for (int r = 0; r < R; r++) {
+            if (i < count) even[r] += p[i] * load(v + i * n + column + r * LANES);
+            *(Lanes *)(y + column + r * LANES) = even[r] + odd[r];
+        }
     }
     return column;
 }
@@ -129,10 +193,14 @@ INLINE float exponential(float x) {
 }
 
 static void softmax(float *x, int64_t n) {
-    float most = x[0], sum = 0, sums[LANES] = {0};
+    float most = x[0], sum = 0, mosts[LANES], sums[LANES] = {0};
     int64_t i = 0;
-    for (int64_t j = 1; j < n; j++) most = x[j] > most ? x[j] : most;
+    for (int j = 0; j < LANES; j++) mosts[j] = most;
     for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++) mosts[j] = x[i + j] > mosts[j] ? x[i + j] : mosts[j];
+    for (; i < n; i++) most = x[i] > most ? x[i] : most;
+    for (int j = 0; j < LANES; j++) most = mosts[j] > most ? mosts[j] : most;
+    for (i = 0; i + LANES <= n; i += LANES)
         for (int j = 0; j < LANES; j++) sums[j] += x[i + j] = exponential(x[i + j] - most);
     for (; i < n; i++) sum += x[i] = exponential(x[i] - most);
     for (int j = 0; j < LANES; j++) sum += sums[j];
@@ -141,9 +209,7 @@ static void softmax(float *x, int64_t n) {
 
 /* RMSNorm: y (n) = w (n) times x (n) over its root mean square. */
 static void norm(float *y, const float *x, const float *w, int64_t n, float eps) {
-    float squares;
-    tile(1, 1, &squares, 1, x, x, n, 0);
-    float scale = 1 / sqrtf(squares / n + eps);
+    float scale = 1 / sqrtf(dot(x, x, n) / n + eps);
     for (int64_t i = 0; i < n; i++) y[i] = x[i] * scale * w[i];
 }
 

@@ -108,9 +108,14 @@ class Engine:
             row.token, row.length, row.stride = token, cache.length.data_ptr(), cache.keys.stride(0)
             row.keys, row.values = cache.keys.data_ptr(), cache.values.data_ptr()
             cache.is_empty = False
-        if self.step(ctypes.byref(self.model), rows, len(tokens), logits.data_ptr(), torch.get_num_threads()):
+        if self.step(ctypes.byref(self.model), rows, len(tokens), logits.data_ptr(), cores()):
             raise MemoryError(f"there is no memory for a step of {len(tokens)} rows")
         return logits
+
+
+def cores() -> int:
+    """The CPUs that this process may use. PyTorch's own number of threads says what is good for its operators."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def engine_for(model: nn.Module) -> Engine | None:

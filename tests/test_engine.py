@@ -122,7 +122,7 @@ def test_logits_of_the_shipped_gpt_are_those_of_the_reference(built):
 @torch.inference_mode()
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_a_row_is_the_same_to_the_last_bit_in_any_company(model, built, threads, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(engine, "cores", lambda: threads)
     fast, count = built(model), 37
     ids = ids_of(model, count, 60)
     alone = [read(model, row[None, : 1 + i])[0] for i, row in enumerate(ids)]  # each has read one more
