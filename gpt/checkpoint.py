@@ -103,6 +103,8 @@ def load(model: str | os.PathLike[str], revision: str | None = None) -> Language
         return open_folder(WEIGHTS / name, name, mend=f"restore it with `git checkout -- weights/{name}`")
     if os.path.isdir(name):  # unlike Path.is_dir, no error for what can be no path
         return open_folder(Path(name), Path(name).resolve().name)
+    if name.endswith(".pt2") and os.path.isfile(name):
+        raise CheckpointError(f"{name} is a program, which runs code when it is opened; `python -m gpt --model {name}` does that")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII) and not name.startswith("."):
         return _from_hub(name, revision)
     near = difflib.get_close_matches(name, names(), n=1)
