@@ -14,6 +14,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from gpt.bigram import Bigram, BigramConfig
@@ -163,12 +164,25 @@ def open_folder(
             raise CheckpointError(f"{where}/{file} is missing; {mend}")
     model_class, sizes, tokenizer = _read_small(folder, name, where, mend)
     with _blaming(f"{where}/model.safetensors", mend):
-        with torch.device("meta"):  # shapes without memory, to compare before any is taken
+        with torch.device("meta"), Unfilled():  # shapes without memory, to compare before any is taken
             expected = {name: tuple(tensor.shape) for name, tensor in model_class(sizes).state_dict().items()}
         tensors = _read_tensors(folder / "model.safetensors", expected)
     opened = model_class(sizes)
     opened.load_state_dict(tensors)
     return LanguageModel(opened, tokenizer, name)
+
+
+class Unfilled(TorchFunctionMode):
+    """A model that is built in here has shapes alone: what would fill a tensor leaves it as it is.
+
+    To draw numbers on the device "meta", PyTorch imports torch._dynamo and sympy, which takes as long as torch itself.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__ in ("normal_", "uniform_", "kaiming_uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _read_small(folder: Path, name: str, where: str, mend: str) -> tuple[Any, Any, Tokenizer]:

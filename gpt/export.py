@@ -19,7 +19,8 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,11 @@ def export(lm: LanguageModel, out: Path, compiled: bool = False) -> None:
         raise ValueError(f"{out} must end in .pt2, as every program of PyTorch does")
     if out.exists():
         raise ValueError(f"{out} is there already; remove it, or choose another --out")
-    if compiled:
-        _find_compiler()
+    if compiled:  # not known only after a minute
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        with _compiler():
+            get_cpp_compiler()
     config = lm.model.config.to_json()
     carried = CARRIED.get(config["model_type"])
     shapes = carried.shapes(lm.model.config) if carried else []
@@ -131,25 +135,23 @@ def _trace(model: nn.Module, shapes: list[list[int]]) -> torch.export.ExportedPr
     return program
 
 
-def _find_compiler() -> None:
-    from torch._inductor import cpp_builder, exc
+@contextmanager
+def _compiler() -> Iterator[None]:
+    from torch._inductor import exc
 
     try:
-        cpp_builder.get_cpp_compiler()
-    except exc.InvalidCxxCompiler:
-        raise ValueError("--compile needs a C++ compiler, and there is none; install g++, or name yours in CXX") from None
+        yield
+    except (exc.InvalidCxxCompiler, exc.CppCompileError):
+        raise ValueError("--compile needs a C++ compiler that works; install g++, or name yours in CXX") from None
 
 
 def _compile(program: torch.export.ExportedProgram) -> list[Any]:
-    from torch._inductor import aot_compile, exc
+    from torch._inductor import aot_compile
 
-    assert program.example_inputs is not None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch's, of its own use of itself
-            files = aot_compile(program.module(), *program.example_inputs, options=dict(COMPILE))
-    except exc.CppCompileError as error:
-        raise ValueError(f"the C++ compiler failed ({' '.join(str(error).split())[-300:]}); try another in CXX") from None
+    args, _ = program.example_inputs or ((), {})
+    with _compiler(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's, of its own use of itself
+        files: Any = aot_compile(program.module(), args, options=dict(COMPILE))
     return [file for file in files if not str(file).endswith(".cpp")]  # their source, which nothing reads
 
 
