@@ -15,12 +15,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it
+os.environ["TQDM_DISABLE"] = "1"  # its bars
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `python tests/bench.py` finds tests/ alone
 
 import torch
@@ -47,7 +48,7 @@ class Plan:
     long: int = 2_000  # characters that a process writes whose memory is looked at
 
 
-QUICK = Plan(shapes=("shipped",), batches=(1, 32), seconds=0.3, starts=2, long=600)
+QUICK = Plan(shapes=("shipped",), batches=(1, 32), rounds=2, seconds=0.2, starts=1, long=600)
 
 
 # The writers
@@ -315,18 +316,27 @@ def processes(folder: Path, long: int) -> dict[str, tuple[list[str], int]]:
     }
 
 
+# A process counts among its memory what its parent had, so a small one in between starts it.
+LAUNCH = """
+import os, subprocess, sys, time
+characters, args = int(sys.argv[1]), sys.argv[2:]
+begin = time.perf_counter()
+process = subprocess.Popen([sys.executable, *args], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+read = len(process.stdout.read(characters))
+seconds = time.perf_counter() - begin
+process.stdout.read()
+_, status, used = os.wait4(process.pid, 0)
+print(read, os.waitstatus_to_exitcode(status), seconds, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
 def start_once(args: Sequence[str], characters: int) -> tuple[float, float]:
-    begin = time.perf_counter()
-    with subprocess.Popen([sys.executable, *args], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        assert process.stdout
-        read = process.stdout.read(characters)
-        seconds = time.perf_counter() - begin
-        process.stdout.read()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if len(read) < characters or process.returncode:
-        raise RuntimeError(f"python {' '.join(args)} ended with {process.returncode}")
-    return seconds, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    """Seconds until a python has printed so many characters, and the megabytes that it had at most."""
+    launch = [sys.executable, "-c", LAUNCH, str(characters), *args]
+    said = subprocess.run(launch, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    if said[:2] != [str(characters), "0"]:
+        raise RuntimeError(f"python {' '.join(args)} printed {said[0]} characters and ended with {said[1]}")
+    return float(said[2]), int(said[3]) / 1e6
 
 
 def measure_starts(folder: Path, plan: Plan) -> list[Start]:
@@ -401,6 +411,7 @@ def main() -> None:
     args = top.parse_args()
     torch.set_num_threads(args.threads)
     plan = QUICK if args.quick else Plan()
+    plan = replace(plan, shapes=tuple(args.shapes or plan.shapes))
     command = " ".join(["python", "tests/bench.py", *sys.argv[1:]])
     machine, date = measure_machine(), datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     print(f"{command}, {date}; {machine.processor}, {machine.cores} cores; threads {args.threads}; {versions()}")
