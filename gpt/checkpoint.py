@@ -165,10 +165,10 @@ def open_folder(
     model_class, sizes, tokenizer = _read_small(folder, name, where, mend)
     with _blaming(f"{where}/model.safetensors", mend):
         with torch.device("meta"), Unfilled():  # shapes without memory, to compare before any is taken
-            expected = {name: tuple(tensor.shape) for name, tensor in model_class(sizes).state_dict().items()}
+            opened = model_class(sizes)
+        expected = {name: tuple(tensor.shape) for name, tensor in opened.state_dict().items()}
         tensors = _read_tensors(folder / "model.safetensors", expected)
-    opened = model_class(sizes)
-    opened.load_state_dict(tensors)
+    opened.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)  # mapped, not copied
     return LanguageModel(opened, tokenizer, name)
 
 

@@ -211,5 +211,5 @@ def _about(path: Path) -> tuple[dict[str, Any], Config, Tokenizer]:
         if damaged := archive.testzip():  # compares every byte with its checksum
             raise ValueError(f"{damaged} is damaged")
         facts = json.loads(archive.read(EXTRA + "model.json"))
-        tokenizer = Tokenizer.from_json(archive.read(EXTRA + "tokenizer.json"))
+        tokenizer = Tokenizer.from_json(archive.read(EXTRA + "tokenizer.json").decode())
     return facts, MODEL_TYPES[facts["config"]["model_type"]][1].from_json(facts["config"]), tokenizer
