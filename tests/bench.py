@@ -404,6 +404,7 @@ def versions() -> dict[str, str]:
 def main() -> None:
     top = argparse.ArgumentParser(prog="python tests/bench.py", description="Measure how fast the models write here.")
     top.add_argument("--quick", action="store_true", help="about a minute: the shipped shape, batch 1 and 32, shorter turns")
+    top.add_argument("--shapes", nargs="+", choices=Plan.shapes, help="these shapes alone")
     top.add_argument(
         "--threads", type=int, default=1, help="of every writer (%(default)s: models so small gain nothing from more)"
     )

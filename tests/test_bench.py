@@ -1,6 +1,7 @@
 """The benchmark runs, on a tiny model: what it compares writes one and the same text, and its figures fit together."""
 
 import json
+import sys
 from dataclasses import asdict
 
 import bench
@@ -69,3 +70,17 @@ def test_the_machine_and_a_process_are_measured(folder, capsys):
     out = capsys.readouterr().out
     for said in ("7 to 14", "100", "1.0x", "1.0%", "1.00 s", "200 MB"):
         assert said in out
+
+
+def test_the_command_prints_a_table_and_writes_json(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench, "QUICK", bench.Plan(batches=(1,), lengths=(4,), rounds=1, seconds=0))
+    monkeypatch.setattr(bench, "measure_machine", lambda: MACHINE)
+    monkeypatch.setattr(bench, "measure_starts", lambda *_: [bench.Start("import torch", 1.5, 1.0, 200.0)])
+    out = tmp_path / "bench.json"
+    monkeypatch.setattr(sys, "argv", ["tests/bench.py", "--quick", "--shapes", "shipped", "wide", "--out", str(out)])
+    bench.main()
+    facts = json.loads(out.read_text())
+    assert facts["command"].startswith("python tests/bench.py --quick")
+    assert [(s["shape"], s["length"]) for s in facts["writing"]] == [("shipped", 4)] * 4 + [("wide", 4)] * 4
+    assert facts["processes"][0]["seconds"] == 1.5
+    assert "transformers, cache" in capsys.readouterr().out
