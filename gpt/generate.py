@@ -86,7 +86,7 @@ class LanguageModel:
 
     def __init__(self, model: CausalModel, tokenizer: Tokenizer, name: str = "model") -> None:
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
-        self.device = next(model.parameters()).device
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))  # a compiled program shows none
 
     @property
     def window(self) -> int:

@@ -176,7 +176,8 @@ class Rotary(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        pairs = torch.arange(0, config.head_dim, 2).float() / config.head_dim
+        # On the CPU also where shapes alone are wanted: on the device "meta", this would import sympy (`checkpoint.Unfilled`).
+        pairs = torch.arange(0, config.head_dim, 2, device="cpu").float() / config.head_dim
         self.register_buffer("inverse_frequencies", 1.0 / config.rope_theta**pairs, persistent=False)  # (hs/2,)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
