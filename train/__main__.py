@@ -89,7 +89,7 @@ def run(args: argparse.Namespace, device: str, processes: Processes) -> Generato
                     "counting pairs knows no --resume, --device or --compile; leave them out, or give --steps to learn"
                 )
             if processes.size > 1:
-                raise ValueError("counting pairs is done by one process; start it without torchrun, or give --steps to learn")
+                raise ValueError("counting takes one process; start it without torchrun, or give --steps to learn")
             return count(data, args.out, args.seed, command)
         recipe: Recipe = BigramRecipe()
     else:
