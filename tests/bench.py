@@ -20,8 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it
-os.environ["TQDM_DISABLE"] = "1"  # its bars
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `python tests/bench.py` finds tests/ alone
 
 import torch
@@ -410,6 +408,7 @@ def main() -> None:
     )
     top.add_argument("--out", type=Path, default=Path("bench.json"), help="every figure as JSON (%(default)s)")
     args = top.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}  # before transformers reads them: no requests, no bars
     torch.set_num_threads(args.threads)
     plan = QUICK if args.quick else Plan()
     plan = replace(plan, shapes=tuple(args.shapes or plan.shapes))
