@@ -408,7 +408,6 @@ def main() -> None:
     )
     top.add_argument("--out", type=Path, default=Path("bench.json"), help="every figure as JSON (%(default)s)")
     args = top.parse_args()
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}  # before transformers reads them: no requests, no bars
     torch.set_num_threads(args.threads)
     plan = QUICK if args.quick else Plan()
     plan = replace(plan, shapes=tuple(args.shapes or plan.shapes))
@@ -426,4 +425,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}  # before transformers reads them: no requests, no bars
     main()
