@@ -1,11 +1,12 @@
 """One text in the making: what was asked for, what is written so far, and the link that shows it again."""
 
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from gpt import LanguageModel, SamplingParams
@@ -16,7 +17,9 @@ MAX_TEXT = 5_000  # characters that one text may grow to with Continue
 MIN_RUN, MAX_RUN = 50, 1_000  # characters that one press of a button writes
 MAX_TEMPERATURE = 2
 UPDATE = 0.05  # seconds between two updates of a page; more often is slower for the browser, not smoother
-UPDATES = 80  # a second, for all visitors together: each costs the server as much as ten characters
+# Texts that are written at one moment; the others wait for their turn, an UPDATE long. More threads than cores would
+# lose their time waiting for Python's lock.
+TURNS = threading.Semaphore(os.cpu_count() or 1)
 
 # What a link may say, and how it is read.
 LINK = {
@@ -101,8 +104,6 @@ def bounded(length: int) -> int:
 class Writing:
     """A text that grows. It keeps its stream, so that it goes on later without reading anything again."""
 
-    crowd: ClassVar[set["Writing"]] = set()  # those that are being written now
-
     def __init__(self, ask: Ask, lm: LanguageModel) -> None:
         self.ask, self.lm = ask, lm
         encoded = lm.tokenizer.encode(ask.prompt)
@@ -136,21 +137,19 @@ class Writing:
         if not self.busy.acquire(blocking=False):
             raise ValueError("This text is still being written; press Stop first.")
         try:
-            started = shown = time.perf_counter()
-            before = len(self.pieces)
-            Writing.crowd.add(self)
-            for _ in range(min(tokens, self.room)):
-                if self.stopping.is_set():
-                    break
-                step = next(self.stream)
-                self.pieces.append(step.text)
-                self.nats -= step.logprob
-                now = time.perf_counter()
+            started, before = time.perf_counter(), len(self.pieces)
+            end = before + min(tokens, self.room)
+            while len(self.pieces) < end and not self.stopping.is_set():
+                with TURNS:
+                    until = time.perf_counter() + UPDATE if len(self.pieces) > before else 0  # the first is shown at once
+                    while True:
+                        step = next(self.stream)
+                        self.pieces.append(step.text)
+                        self.nats -= step.logprob
+                        now = time.perf_counter()
+                        if now >= until or len(self.pieces) == end or self.stopping.is_set():
+                            break
                 self.speed = (len(self.pieces) - before) / max(now - started, 1e-6)
-                if now - shown > max(UPDATE, len(Writing.crowd) / UPDATES) or len(self.pieces) == before + 1:
-                    yield
-                    shown = time.perf_counter()
-            yield
+                yield
         finally:
-            Writing.crowd.discard(self)
             self.busy.release()
