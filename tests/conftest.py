@@ -130,6 +130,14 @@ def keeps_sigint() -> Iterator[None]:
 
 
 @pytest.fixture
+def text_file(tmp_path, data):
+    """The text that the training tests learn from, as a file."""
+    path = tmp_path / "chain.txt"
+    path.write_text(data.text)
+    return path
+
+
+@pytest.fixture
 def command(monkeypatch, capsys):
     """A function that runs a command's main; each run returns its exit status or message, stdout and stderr."""
 

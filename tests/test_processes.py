@@ -21,13 +21,6 @@ SIZES = "--steps 150 --layers 1 --width 32 --context 16 --seed 3 --device cpu"  
 
 
 @pytest.fixture
-def text(tmp_path, data):
-    path = tmp_path / "chain.txt"
-    path.write_text(data.text)
-    return path
-
-
-@pytest.fixture
 def torchrun():
     """A function that starts `python -m train run gpt` in two processes. Its pipe is open until the last has ended."""
     launch = "-m torch.distributed.run --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:0 --local-addr 127.0.0.1"
@@ -52,12 +45,12 @@ def torchrun():
 
 
 @pytest.fixture
-def alone(command, keeps_sigint, text):
+def alone(command, keeps_sigint, text_file):
     """A function that trains in this process, and returns the folder."""
 
     def train(out, *options):
         run = command("python -m train", program.main)
-        assert run("run", "gpt", "--data", text, "--out", out, *SIZES.split(), *options)[0] == 0
+        assert run("run", "gpt", "--data", text_file, "--out", out, *SIZES.split(), *options)[0] == 0
         return out
 
     return train
@@ -76,8 +69,8 @@ def same(out, other):
     return facts
 
 
-def test_two_processes_learn_as_one_does(torchrun, text, tmp_path, alone):
-    process = torchrun("--data", text, "--out", tmp_path / "two", *SIZES.split())
+def test_two_processes_learn_as_one_does(torchrun, text_file, tmp_path, alone):
+    process = torchrun("--data", text_file, "--out", tmp_path / "two", *SIZES.split())
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
     facts = same(tmp_path / "two", alone(tmp_path / "one"))
@@ -88,9 +81,9 @@ def test_two_processes_learn_as_one_does(torchrun, text, tmp_path, alone):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
-def test_ctrl_c_stops_all_of_them_and_one_can_go_on(torchrun, text, tmp_path, alone):
+def test_ctrl_c_stops_all_of_them_and_one_can_go_on(torchrun, text_file, tmp_path, alone):
     out = tmp_path / "two"
-    process = torchrun("--data", text, "--out", out, *SIZES.split())
+    process = torchrun("--data", text_file, "--out", out, *SIZES.split())
     while not (out / RESUME).exists():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.005)
@@ -103,9 +96,9 @@ def test_ctrl_c_stops_all_of_them_and_one_can_go_on(torchrun, text, tmp_path, al
     same(alone(out, "--resume"), alone(tmp_path / "one"))
 
 
-def test_what_they_refuse_is_said_once(torchrun, text, tmp_path):
+def test_what_they_refuse_is_said_once(torchrun, text_file, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    process = torchrun("--data", text, "--out", tmp_path, *SIZES.split())
+    process = torchrun("--data", text_file, "--out", tmp_path, *SIZES.split())
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert said.count(f"python -m train: {tmp_path} is not empty; name another folder, so that nothing is lost") == 1
@@ -223,9 +216,9 @@ def test_each_says_what_its_machine_denies_it(command, monkeypatch):
     assert run("run", "gpt", "--data", "x", "--out", "y") == ("python -m train: disk full", "", "")
 
 
-def test_counting_takes_one_process(command, monkeypatch, pair, text, tmp_path, keeps_sigint):
+def test_counting_takes_one_process(command, monkeypatch, pair, text_file, tmp_path, keeps_sigint):
     monkeypatch.setattr(Processes, "join", lambda _: pair)
     run = command("python -m train", program.main)
-    status, _, _ = run("run", "bigram", "--data", text, "--out", tmp_path / "out")
+    status, _, _ = run("run", "bigram", "--data", text_file, "--out", tmp_path / "out")
     assert status == "python -m train: counting takes one process; start it without torchrun, or give --steps to learn"
     assert not (tmp_path / "out").exists()

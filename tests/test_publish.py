@@ -113,7 +113,7 @@ def test_trained_published_and_opened_elsewhere(hub, run_folder, tmp_path):
     script = """if 1:
         import sys, torch
         from gpt import load
-        ids = torch.load("ids.pt")
+        ids = torch.load("ids.pt", weights_only=True)
         with torch.no_grad():
             torch.save(load("alice/tiny", revision=sys.argv[1]).model(ids)[0], "logits.pt")
     """
@@ -123,7 +123,7 @@ def test_trained_published_and_opened_elsewhere(hub, run_folder, tmp_path):
             hub, tmp_path / "b", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}", revision, cwd=tmp_path
         )
         assert again.returncode == 0, again.stderr
-        assert torch.equal(torch.load(tmp_path / "logits.pt"), expected)
+        assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), expected)
         # The bar is for what is fetched; the commit is in the cache already, and opens with no network at all.
         assert ("Fetching" in again.stderr, bool(hub.requests)) == (revision == "main",) * 2
 
@@ -133,14 +133,14 @@ def test_trained_published_and_opened_elsewhere(hub, run_folder, tmp_path):
         from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
         model, tokenizer = AutoModelForCausalLM.from_pretrained("alice/tiny"), AutoTokenizer.from_pretrained("alice/tiny")
         with torch.no_grad():
-            torch.save(model(torch.load("ids.pt")).logits, "theirs.pt")
+            torch.save(model(torch.load("ids.pt", weights_only=True)).logits, "theirs.pt")
         assert tokenizer("ab  c").input_ids == tokenizer("ab  c", add_special_tokens=False).input_ids
         write = pipeline("text-generation", "alice/tiny")
         print(write("abc", do_sample=False, max_new_tokens=30)[0]["generated_text"])
     """
     theirs = python(hub, tmp_path / "c", "-c", script, cwd=tmp_path)
     assert theirs.returncode == 0, theirs.stderr
-    torch.testing.assert_close(torch.load(tmp_path / "theirs.pt"), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.load(tmp_path / "theirs.pt", weights_only=True), expected, atol=1e-4, rtol=0)
     assert theirs.stdout == f"abc{greedy}\n"
 
     hub.close()  # what is in the cache needs nobody

@@ -15,13 +15,6 @@ SMALL = ["--layers", "1", "--width", "32", "--context", "16", "--device", "cpu"]
 
 
 @pytest.fixture
-def text(tmp_path, data):
-    path = tmp_path / "chain.txt"
-    path.write_text(data.text)
-    return path
-
-
-@pytest.fixture
 def run(command, keeps_sigint):
     return command("python -m train", main)
 
@@ -40,28 +33,28 @@ def facts_of(out):
     return json.loads((out / "training.json").read_text(encoding="utf-8"))
 
 
-def test_a_bigram_is_counted(run, text, tmp_path):
-    status, out, err = run("run", "bigram", "--data", text, "--out", tmp_path / "out")
+def test_a_bigram_is_counted(run, text_file, tmp_path):
+    status, out, err = run("run", "bigram", "--data", text_file, "--out", tmp_path / "out")
     assert status == 0
     assert out.endswith(f"The model is in {tmp_path / 'out'}. Try: python -m gpt --model {tmp_path / 'out'}\n")
     facts = facts_of(tmp_path / "out")
     assert facts["method"] == "counting"
     assert facts["seed"] == 1337
-    assert facts["data"]["sha256"] == hashlib.sha256(text.read_bytes()).hexdigest()
+    assert facts["data"]["sha256"] == hashlib.sha256(text_file.read_bytes()).hexdigest()
     assert load(tmp_path / "out").window == 1
     assert f"{facts['held_out']['nats_per_token']:.4f}" in out + err
 
 
-def test_a_bigram_with_a_budget_is_learned(run, text, tmp_path):
-    assert run("run", "bigram", "--data", text, "--out", tmp_path / "out", "--steps", 3)[0] == 0
+def test_a_bigram_with_a_budget_is_learned(run, text_file, tmp_path):
+    assert run("run", "bigram", "--data", text_file, "--out", tmp_path / "out", "--steps", 3)[0] == 0
     facts = facts_of(tmp_path / "out")
     assert facts["method"] == "gradient descent"
     assert facts["run_steps"] == 3
 
 
-def test_a_gpt_is_trained_in_the_sizes_that_were_asked_for(run, text, tmp_path):
+def test_a_gpt_is_trained_in_the_sizes_that_were_asked_for(run, text_file, tmp_path):
     out = tmp_path / "out"
-    status, said, err = run("run", "gpt", "--data", text, "--out", out, "--steps", 3, "--dropout", 0.1, "--seed", 9, *SMALL)
+    status, said, err = run("run", "gpt", "--data", text_file, "--out", out, "--steps", 3, "--dropout", 0.1, "--seed", 9, *SMALL)
     assert status == 0
     assert f"The model is in {out}." in said
     facts = facts_of(out)
@@ -84,26 +77,26 @@ def test_a_gpt_is_trained_in_the_sizes_that_were_asked_for(run, text, tmp_path):
     assert sum(map(float, shares.values())) == pytest.approx(100, abs=0.5)
 
 
-def test_a_window_of_one_can_be_trained(run, text, tmp_path):
+def test_a_window_of_one_can_be_trained(run, text_file, tmp_path):
     options = ["--layers", "1", "--width", "32", "--context", "1", "--steps", "3", "--device", "cpu"]
-    assert run("run", "gpt", "--data", text, "--out", tmp_path / "out", *options)[0] == 0
+    assert run("run", "gpt", "--data", text_file, "--out", tmp_path / "out", *options)[0] == 0
     assert load(tmp_path / "out").window == 1
 
 
-def test_minutes_pick_the_size(run, text, tmp_path):
+def test_minutes_pick_the_size(run, text_file, tmp_path):
     out = tmp_path / "out"
-    assert run("run", "gpt", "--data", text, "--out", out, "--minutes", 0.001, "--device", "cpu")[0] == 0
+    assert run("run", "gpt", "--data", text_file, "--out", out, "--minutes", 0.001, "--device", "cpu")[0] == 0
     facts = facts_of(out)
     assert facts["budget"] == {"minutes": 0.001}
     assert (facts["recipe"]["layers"], facts["recipe"]["width"]) == (2, 64)
 
 
-def test_evaluate_gives_the_loss_of_the_training(run, text, tmp_path):
+def test_evaluate_gives_the_loss_of_the_training(run, text_file, tmp_path):
     for kind, options in (("bigram", []), ("gpt", ["--steps", 3, *SMALL])):
         out = tmp_path / kind
-        run("run", kind, "--data", text, "--out", out, *options)
+        run("run", kind, "--data", text_file, "--out", out, *options)
         held_out = facts_of(out)["held_out"]
-        status, said, err = run("evaluate", out, "--data", text)
+        status, said, err = run("evaluate", out, "--data", text_file)
         assert (status, err) == (0, "")
         nats, bits, tokens = re.fullmatch(r"(.*) nats a token, (.*) bits a character \((.*) tokens\)\n", said).groups()
         assert float(nats) == pytest.approx(held_out["nats_per_token"], abs=1e-4)
@@ -111,24 +104,24 @@ def test_evaluate_gives_the_loss_of_the_training(run, text, tmp_path):
         assert int(tokens.replace(",", "")) == held_out["tokens"]
 
 
-def test_evaluate_tells_what_the_model_never_saw(run, text, tmp_path, data):
-    run("run", "bigram", "--data", text, "--out", tmp_path / "out")
+def test_evaluate_tells_what_the_model_never_saw(run, text_file, tmp_path, data):
+    run("run", "bigram", "--data", text_file, "--out", tmp_path / "out")
     (tmp_path / "odd.txt").write_text(data.text + "~=" * 20)
     status, _, err = run("evaluate", tmp_path / "out", "--data", tmp_path / "odd.txt")
     assert (status, err) == (0, "left out, because this model never saw them: '~='\n")
 
 
-def test_evaluate_refuses_a_text_with_nothing_to_score(run, text, tmp_path):
-    run("run", "bigram", "--data", text, "--out", tmp_path / "out")
+def test_evaluate_refuses_a_text_with_nothing_to_score(run, text_file, tmp_path):
+    run("run", "bigram", "--data", text_file, "--out", tmp_path / "out")
     (tmp_path / "few.txt").write_text("ab")
     said = refused(run("evaluate", tmp_path / "out", "--data", tmp_path / "few.txt"))
     assert said == f"the last tenth of {tmp_path / 'few.txt'} has too few characters to score"
 
 
-def test_evaluate_refuses_damaged_weights(run, text, tmp_path):
-    run("run", "bigram", "--data", text, "--out", tmp_path / "out")
+def test_evaluate_refuses_damaged_weights(run, text_file, tmp_path):
+    run("run", "bigram", "--data", text_file, "--out", tmp_path / "out")
     (tmp_path / "out" / "model.safetensors").write_bytes(b"")
-    assert "model.safetensors is damaged" in refused(run("evaluate", tmp_path / "out", "--data", text))
+    assert "model.safetensors is damaged" in refused(run("evaluate", tmp_path / "out", "--data", text_file))
 
 
 @pytest.mark.parametrize("kind", ["bigram", "gpt"])
@@ -141,11 +134,11 @@ def test_evaluate_refuses_damaged_weights(run, text, tmp_path):
         (b"too short", "chain has 9 characters; a run with windows of"),
     ],
 )
-def test_a_text_that_cannot_be_used(run, text, tmp_path, kind, content, said):
-    text.unlink()
+def test_a_text_that_cannot_be_used(run, text_file, tmp_path, kind, content, said):
+    text_file.unlink()
     if content is not None:
-        text.write_bytes(content)
-    assert refused(run("run", kind, "--data", text, "--out", tmp_path / "out")).startswith(said.format(text))
+        text_file.write_bytes(content)
+    assert refused(run("run", kind, "--data", text_file, "--out", tmp_path / "out")).startswith(said.format(text_file))
     assert not (tmp_path / "out").exists()
 
 
@@ -171,28 +164,28 @@ def test_a_text_that_cannot_be_used(run, text, tmp_path, kind, content, said):
         ("gpt --steps 1 --resume", "there is nothing to resume in"),
     ],
 )
-def test_a_wrong_option_ends_with_one_sentence(run, text, tmp_path, options, said):
+def test_a_wrong_option_ends_with_one_sentence(run, text_file, tmp_path, options, said):
     kind, *rest = options.split()
-    assert refused(run("run", kind, "--data", text, "--out", tmp_path / "out", *rest)).startswith(said)
+    assert refused(run("run", kind, "--data", text_file, "--out", tmp_path / "out", *rest)).startswith(said)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_that_is_not_there_is_refused(run, text, tmp_path):
-    said = refused(run("run", "gpt", "--data", text, "--out", tmp_path / "out", "--device", "cuda"))
+def test_cuda_that_is_not_there_is_refused(run, text_file, tmp_path):
+    said = refused(run("run", "gpt", "--data", text_file, "--out", tmp_path / "out", "--device", "cuda"))
     assert said == "there is no CUDA device here; leave --device out to train on the CPU"
 
 
 @pytest.mark.parametrize(
     ("options", "compiles"), [("", True), ("--no-compile", False), ("--device cpu", False), ("--device cpu --compile", True)]
 )
-def test_a_gpu_is_used_and_compiled_for_where_there_is_one(run, text, tmp_path, monkeypatch, options, compiles):
+def test_a_gpu_is_used_and_compiled_for_where_there_is_one(run, text_file, tmp_path, monkeypatch, options, compiles):
     def learn(*_, device, compile, **__):
         raise ValueError(f"{device} {compile}")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("train.__main__.learn", learn)
-    said = refused(run("run", "gpt", "--data", text, "--out", tmp_path / "out", *options.split()))
+    said = refused(run("run", "gpt", "--data", text_file, "--out", tmp_path / "out", *options.split()))
     assert said == f"{'cpu' if 'cpu' in options else 'cuda'} {compiles}"
 
 
@@ -207,19 +200,19 @@ def test_a_usage_error_ends_with_two(run, options):
 
 
 @pytest.mark.parametrize("kind", ["bigram", "gpt"])
-def test_a_folder_in_use_is_refused_and_left_alone(run, text, tmp_path, kind):
+def test_a_folder_in_use_is_refused_and_left_alone(run, text_file, tmp_path, kind):
     out = tmp_path / "out"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    said = refused(run("run", kind, "--data", text, "--out", out, *(SMALL if kind == "gpt" else [])))
+    said = refused(run("run", kind, "--data", text_file, "--out", out, *(SMALL if kind == "gpt" else [])))
     assert said == f"{out} is not empty; name another folder, so that nothing is lost"
     assert [(path.name, path.read_text()) for path in out.iterdir()] == [("notes.txt", "mine")]
 
 
-def test_a_folder_that_cannot_be_made_is_told(run, text, tmp_path):
+def test_a_folder_that_cannot_be_made_is_told(run, text_file, tmp_path):
     (tmp_path / "file").write_text("")
     for kind in ("bigram", "gpt"):
-        status, _, err = run("run", kind, "--data", text, "--out", tmp_path / "file" / "out")
+        status, _, err = run("run", kind, "--data", text_file, "--out", tmp_path / "file" / "out")
         assert status.startswith("python -m train: [Errno 20] Not a directory: ")
         assert str(tmp_path / "file" / "out") in status
         assert "Traceback" not in err
@@ -232,8 +225,8 @@ def test_help_names_every_source_and_default(run):
     assert str(parser().parse_args(["run", "gpt", "--data", "x", "--out", "y"]).seed) in out
 
 
-def test_ctrl_c_while_the_text_is_fetched_ends_with_130(run, text, tmp_path, monkeypatch):
-    run("run", "bigram", "--data", text, "--out", tmp_path / "bigram")
+def test_ctrl_c_while_the_text_is_fetched_ends_with_130(run, text_file, tmp_path, monkeypatch):
+    run("run", "bigram", "--data", text_file, "--out", tmp_path / "bigram")
 
     def interrupted(_):
         raise KeyboardInterrupt
