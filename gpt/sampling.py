@@ -56,10 +56,10 @@ class SamplingParams:
         return self if self.seed is not None else replace(self, seed=SystemRandom().randint(0, MAX_SEED))
 
 
-def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Divide by the temperature; at 0 only the likeliest remains (of equals, the one with the lowest id)."""
+def apply_temperature(logits: Tensor, temperature: float | Tensor) -> Tensor:
+    """Divide by the temperature, or by (..., 1) of them above 0; at 0 only the likeliest remains (of equals, the lowest id)."""
     logits = logits - logits.amax(dim=-1, keepdim=True)  # the greatest is 0, so a tiny temperature cannot overflow
-    if temperature == 0:
+    if not isinstance(temperature, Tensor) and temperature == 0:
         best = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, logits.argmax(dim=-1, keepdim=True), True)
         return logits.masked_fill(~best, -torch.inf)
     return logits / temperature
@@ -92,9 +92,9 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(probs < p * probs.max(dim=-1, keepdim=True).values, -torch.inf)
 
 
-def sampling_probs(logits: Tensor, params: SamplingParams) -> Tensor:
-    """(..., V) logits -> (..., V) float64 probabilities to draw from."""
-    logits = apply_temperature(logits.double(), params.temperature)
+def sampling_probs(logits: Tensor, params: SamplingParams, temperatures: Tensor | None = None) -> Tensor:
+    """(..., V) logits -> (..., V) float64 probabilities to draw from; `temperatures` (..., 1), if given, replace the one."""
+    logits = apply_temperature(logits.double(), params.temperature if temperatures is None else temperatures)
     logits = keep_min_p(keep_top_p(keep_top_k(logits, params.top_k), params.top_p), params.min_p)
     return logits.softmax(dim=-1)
 
@@ -110,14 +110,16 @@ def draw(probs: Tensor, uniform: Tensor | float) -> Tensor:
 
 
 def sample(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
-    """A token (B,) for each row of logits (B, V), by its own settings; rows with the same are computed together."""
+    """A token (B,) for each row of logits (B, V), by its own settings; rows with the same filters are computed together."""
+    uniform = torch.tensor(uniforms, dtype=torch.float64)
+    if len(params) == 1:
+        return draw(sampling_probs(logits, params[0]), uniform)
     alike: dict[tuple[float, ...], list[int]] = {}
     for row, p in enumerate(params):
-        alike.setdefault((p.temperature, p.top_k, p.top_p, p.min_p), []).append(row)
-    uniform = torch.tensor(uniforms, dtype=torch.float64)
-    if len(alike) == 1:
-        return draw(sampling_probs(logits, params[0]), uniform)
+        alike.setdefault((p.temperature > 0, p.top_k, p.top_p, p.min_p), []).append(row)
     tokens = torch.empty(len(params), dtype=torch.long)
     for rows in alike.values():
-        tokens[rows] = draw(sampling_probs(logits[rows], params[rows[0]]), uniform[rows])
+        one = params[rows[0]]
+        temperatures = torch.tensor([[params[row].temperature] for row in rows], dtype=torch.float64) if one.temperature else None
+        tokens[rows] = draw(sampling_probs(logits[rows], one, temperatures), uniform[rows])
     return tokens

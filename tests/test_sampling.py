@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gpt import SamplingParams
-from gpt.sampling import MAX_SEED, apply_temperature, draw, keep_min_p, keep_top_k, keep_top_p, sampling_probs
+from gpt.sampling import MAX_SEED, apply_temperature, draw, keep_min_p, keep_top_k, keep_top_p, sample, sampling_probs
 
 INF = math.inf
 
@@ -272,3 +272,17 @@ def test_seeded_keeps_a_seed_and_draws_one_for_none():
     drawn = {SamplingParams(top_k=3).seeded() for _ in range(20)}
     assert len(drawn) > 1
     assert all(p.top_k == 3 and 0 <= p.seed <= MAX_SEED for p in drawn)
+
+
+def test_rows_are_sampled_each_by_its_own_settings():
+    generator = torch.Generator().manual_seed(0)
+    logits, uniforms = torch.randn(40, 30, generator=generator), torch.rand(40, generator=generator).tolist()
+    settings = [
+        SamplingParams(temperature, top_k, top_p, min_p)
+        for temperature in (0, 0.3, 1, 2.5, 0.7)
+        for top_k, top_p, min_p in ((0, 1.0, 0.0), (5, 1.0, 0.0), (0, 0.7, 0.0), (9, 0.9, 0.1))
+    ] * 2
+    together = sample(logits, settings, uniforms).tolist()
+    alone = [int(draw(sampling_probs(row, p), u)) for row, p, u in zip(logits, settings, uniforms, strict=True)]
+    assert together == alone
+    assert together == [int(sample(row[None], [p], [u])) for row, p, u in zip(logits, settings, uniforms, strict=True)]
