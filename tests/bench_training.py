@@ -5,7 +5,8 @@
 The recipe (github.com/karpathy/nanoGPT, README, "I only have a macbook"): 4 layers, 128 wide, context 64, batch 12, 2,000
 steps of AdamW; it reports 1.88. Its steps cost all the same, so some before our run and some after it are timed, and the
 median is scaled; `--full` makes them all, and scores what they give. Only training steps count, on either side. Held out
-is the whole last tenth. It prints a table, writes JSON, and fails on no time.
+is the whole last tenth. It prints a table, writes JSON, and fails on no time. Run it on a quiet machine: two threads wait for
+each other at every operation, so that one busy neighbour makes either side ten times slower; one thread bears it.
 """
 
 import argparse

@@ -29,14 +29,19 @@ class Visit:
         self.page.on("pageerror", lambda e: self.faults.append(str(e)))
         self.page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else self.faults.append(r.url))
         self.page.goto(address + path)
+        self.stands()
+
+    def stands(self):
+        """Wait until the real page has taken the place of the first sight."""
         self.page.wait_for_selector("#text .sheet")
+        self.page.wait_for_selector("#first", state="hidden")
 
     def reload(self):
         """Load the page again. What the old one says of connections that this breaks off is no fault."""
         faults = list(self.faults)
         self.page.reload()
         self.faults[:] = faults
-        self.page.wait_for_selector("#text .sheet")
+        self.stands()
 
     @property
     def text(self):

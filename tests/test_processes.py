@@ -16,6 +16,7 @@ from train import __main__ as program
 from train import processes as module
 from train.processes import LostError, Processes
 from train.run import RESUME, TRAINING
+from train.trainer import Step
 
 SIZES = "--steps 150 --layers 1 --width 32 --context 16 --seed 3 --device cpu"  # looked at after 100 steps and 150
 
@@ -214,6 +215,29 @@ def test_each_says_what_its_machine_denies_it(command, monkeypatch):
     monkeypatch.setattr(program, "pick_device", refuse)
     run = command("python -m train", program.main)
     assert run("run", "gpt", "--data", "x", "--out", "y") == ("python -m train: disk full", "", "")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_all_stop_at_the_step_at_which_one_was_asked_to(keeps_sigint, capsys, rank):
+    answers = iter([0.0, 0.0, 1.0])  # another process is interrupted in the third step
+    ended = []
+
+    class Told(Processes):
+        def sum(self, number):
+            assert not number  # nobody asked this one
+            return next(answers)
+
+    def events():
+        try:
+            for step in range(1, 10):
+                yield Step(step, step / 10, 1.0, 1.0)
+        finally:
+            ended.append(step)
+
+    with pytest.raises(SystemExit) as leaving:
+        program.show(events(), Told(rank, 2))
+    assert (leaving.value.code, ended) == (130, [3])
+    assert ("Stopped." in "".join(capsys.readouterr())) == (rank == 0)
 
 
 def test_counting_takes_one_process(command, monkeypatch, pair, text_file, tmp_path, keeps_sigint):

@@ -36,8 +36,9 @@ class GPTRecipe:
 
     @classmethod
     def for_minutes(cls, minutes: float) -> "GPTRecipe":
-        """The size that reaches the lowest held-out loss in a time, on two CPU cores: on tiny Shakespeare 1.619 nats a
-        character after 1 minute (2026-11-24), 1.4235 after 65 with --compile (2026-11-23; 2 cores of an AMD EPYC with bfloat16).
+        """The size that reaches the lowest held-out loss in a time. On tiny Shakespeare, nats a character: 1.82 after 15 s
+        of one core (2026-11-24; tests/bench_training.py), 1.619 after 1 minute of two (2026-11-24), 1.4235 after 65 minutes
+        of two with --compile (2026-11-23); all of an AMD EPYC with bfloat16.
 
         A small model learns faster, a large one further. A text of a million characters is read over and over in a
         long run: then dropout holds the model back from learning it by heart.
