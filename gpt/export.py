@@ -141,7 +141,9 @@ def _compiler() -> Iterator[None]:
 
     try:
         yield
-    except (exc.InvalidCxxCompiler, exc.CppCompileError):
+    except (exc.InvalidCxxCompiler, exc.CppCompileError, exc.InductorError) as error:
+        if not isinstance(getattr(error, "inner_exception", error), (exc.InvalidCxxCompiler, exc.CppCompileError)):
+            raise
         raise ValueError("--compile needs a C++ compiler that works; install g++, or name yours in CXX") from None
 
 
