@@ -41,8 +41,8 @@ class Plan:
     batches: tuple[int, ...] = (1, 8, 32)
     lengths: tuple[int, ...] = (200, 2_000)
     rounds: int = 3
-    seconds: float = 1.5
-    starts: int = 5  # fresh processes of each kind
+    seconds: float = 1.0
+    starts: int = 3  # fresh processes of each kind
     long: int = 2_000  # characters that a process writes whose memory is looked at
 
 
@@ -253,6 +253,7 @@ def measure(shape: str, folder: Path, plan: Plan, machine: Machine) -> Iterator[
     for batch in plan.batches:
         steps_per_second = dict.fromkeys(WRITERS, 0.0)
         for length in sorted(plan.lengths):
+            print(f"{shape}, batch {batch}, {length:,} tokens", file=sys.stderr, flush=True)
             starts = dict.fromkeys(WRITERS, PROMPT)
             if length > lm.window:  # who cannot write so much in time starts with a full window
                 starts.update({kind: lm.window for kind in WRITERS if steps_per_second[kind] * plan.seconds < length})
