@@ -202,14 +202,13 @@ def visit(chromium, address):
 @pytest.fixture
 def slow(monkeypatch):
     """Every model writes 50 characters a second, so that there is time to press Stop."""
-    stream = LanguageModel.stream
+    step = LanguageModel.step
 
-    def slowly(self, prompt, params):
-        for step in stream(self, prompt, params):
-            time.sleep(0.02)
-            yield step
+    def slowly(self, rows):
+        time.sleep(0.02)
+        return step(self, rows)
 
-    monkeypatch.setattr(LanguageModel, "stream", slowly)
+    monkeypatch.setattr(LanguageModel, "step", slowly)
 
 
 @pytest.fixture(scope="session")

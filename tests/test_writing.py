@@ -1,7 +1,8 @@
 """What a visitor asks for, its limits, and the link that shows the same text again."""
 
+import asyncio
 import re
-import threading
+import time
 from urllib.parse import parse_qsl
 
 import pytest
@@ -73,34 +74,49 @@ def test_a_length_out_of_bounds_is_a_sentence(length):
         bounded(length)
 
 
+def write(writing, tokens):
+    """Write on; how long the text was each time that it was shown."""
+
+    async def run():
+        return [len(writing.pieces) async for _ in writing.write(tokens)]
+
+    return asyncio.run(run())
+
+
 def test_going_on_gives_what_one_long_run_gives():
-    lm = take("bigram-shakespeare").lm
-    writing = Writing(ASK, lm)
+    writing = Writing(ASK)
     for part in (30, 1, 49):
-        for _ in writing.write(part):
-            pass
-    assert writing.text == lm.generate(ASK.prompt, ASK.params).text
+        write(writing, part)
+    assert writing.text == take("bigram-shakespeare").lm.generate(ASK.prompt, ASK.params).text
     assert writing.bits_per_character > 0
 
 
 def test_a_text_ends_at_its_bound():
-    writing = Writing(ASK, take("bigram-shakespeare").lm)
-    for _ in writing.write(MAX_TEXT + 500):
-        pass
+    writing = Writing(ASK)
+    write(writing, MAX_TEXT + 500)
     assert (len(writing.pieces), writing.room) == (MAX_TEXT, 0)
+    assert write(writing, 50) == []
 
 
-def test_writing_stops_when_it_is_asked_to_and_can_go_on(monkeypatch):
-    monkeypatch.setattr("ui.writing.UPDATE", 0.0)
-    writing = Writing(ASK, take("bigram-shakespeare").lm)
-    for _ in writing.write(500):
-        if len(writing.pieces) == 30:
-            writing.stopping.set()
-    assert len(writing.pieces) == 30
-    writing.stopping.clear()
-    for _ in writing.write(50):
-        pass
+def test_writing_stops_when_it_is_asked_to_and_can_go_on(slow):
+    writing = Writing(ASK)
+
+    async def run():
+        async for _ in writing.write(MAX_TEXT):
+            writing.stop()
+
+    asyncio.run(run())
+    stopped = len(writing.pieces)
+    assert 0 < stopped < 20
+    write(writing, 80 - stopped)
     assert writing.text == take("bigram-shakespeare").lm.generate(ASK.prompt, ASK.params).text
+
+
+def test_to_stop_a_text_at_rest_does_not_stop_the_next_one():
+    writing = Writing(ASK)
+    writing.stop()
+    write(writing, 80)
+    assert len(writing.pieces) == 80
 
 
 @pytest.mark.parametrize(
@@ -114,20 +130,54 @@ def test_writing_stops_when_it_is_asked_to_and_can_go_on(monkeypatch):
     ],
 )
 def test_what_is_odd_about_a_prompt_is_said(prompt, said):
-    told = " ".join(remarks(Writing(Ask("gpt-shakespeare", prompt, SamplingParams(seed=1)), take("gpt-shakespeare").lm)))
+    told = " ".join(remarks(Writing(Ask("gpt-shakespeare", prompt, SamplingParams(seed=1)))))
     assert told.startswith(said)
     assert bool(told) == bool(said)
 
 
-def test_one_text_is_not_written_twice_at_a_time_and_is_free_again_afterwards(monkeypatch):
-    monkeypatch.setattr("ui.writing.UPDATE", 0.0)
-    writing = Writing(ASK, take("bigram-shakespeare").lm)
-    running = writing.write(50)
-    next(running)
-    with pytest.raises(ValueError, match="still being written"):
-        next(writing.write(50))
-    running.close()  # as when a visitor leaves
-    next(writing.write(50))
+def test_one_text_is_not_written_twice_at_a_time_and_is_free_again_afterwards():
+    writing = Writing(ASK)
+
+    async def run():
+        async for _ in writing.write(50):
+            with pytest.raises(ValueError, match="still being written"):
+                await anext(writing.write(50))
+
+    asyncio.run(run())
+    write(writing, 50)
+    assert len(writing.pieces) == 100
+
+
+def test_a_visitor_who_leaves_in_the_middle_frees_everything(slow):
+    writing = Writing(ASK)
+
+    async def leave():
+        running = writing.write(1000)
+        await anext(running)
+        await running.aclose()
+
+    asyncio.run(leave())
+    assert (writing.busy, writing.row, writing.can_go_on) == (False, None, False)
+    while writing.desk.seats:
+        time.sleep(0.01)
+
+
+def test_a_visitor_who_leaves_later_frees_everything_too(slow):
+    writing = Writing(ASK)
+    write(writing, 5)
+    assert writing.row
+    assert writing.can_go_on
+    writing.forget()
+    assert (writing.row, writing.can_go_on) == (None, False)
+
+    async def leave():
+        async for _ in writing.write(1000):
+            writing.forget()
+
+    writing = Writing(ASK)
+    asyncio.run(leave())
+    assert len(writing.pieces) < 20
+    assert (writing.row, writing.can_go_on) == (None, False)
 
 
 def test_the_sheet_escapes_every_character():
@@ -142,23 +192,3 @@ def test_the_shelf_goes_from_the_simplest_to_the_best():
     models = shelf()
     assert [m.lm.parameters for m in models] == sorted(m.lm.parameters for m in models)
     assert models[0].label.startswith("bigram-shakespeare\nsees 1 character · 4,225 parameters · ")
-
-
-def test_the_first_character_is_shown_at_once(monkeypatch):
-    monkeypatch.setattr("ui.writing.UPDATE", 600.0)
-    writing = Writing(ASK, take("bigram-shakespeare").lm)
-    assert [len(writing.pieces) for _ in writing.write(100)] == [1, 100]
-
-
-def test_more_visitors_than_turns_each_get_theirs_and_whoever_leaves_gives_it_back(monkeypatch):
-    monkeypatch.setattr("ui.writing.UPDATE", 0.0)
-    monkeypatch.setattr("ui.writing.TURNS", threading.Semaphore(1))
-    crowd = [Writing(ASK, take("bigram-shakespeare").lm) for _ in range(3)]
-    writes = [writing.write(100) for writing in crowd]
-    for write in writes:
-        next(write)  # nobody holds a turn while what they wrote is on its way to the page
-    writes[0].close()
-    assert not crowd[0].busy.locked()
-    for write in writes[1:]:
-        assert len(list(write)) == 99
-    assert crowd[1].text == crowd[2].text

@@ -1,6 +1,6 @@
 """What programs may call: the endpoints under "Use via API"."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -13,7 +13,7 @@ from ui.shelf import Shelved, take
 from ui.writing import MAX_TEXT, Ask, Writing
 
 
-def generate(
+async def generate(
     model: str,
     prompt: str = "",
     temperature: float = 0.8,
@@ -22,7 +22,7 @@ def generate(
     top_p: float = 1.0,
     min_p: float = 0.0,
     seed: int | None = None,
-) -> Iterator[str]:
+) -> AsyncIterator[str]:
     """Write on from a prompt; yields the text so far, about twenty times a second, and last the whole.
 
     Args:
@@ -39,8 +39,8 @@ def generate(
         if not isinstance(length, int) or not 1 <= length <= MAX_TEXT:
             raise ValueError(f"The length is {length!r}; it must be a whole number from 1 to {MAX_TEXT:,}.")
         ask = Ask(model, prompt, SamplingParams(temperature, top_k, top_p, min_p, length, seed))
-        writing = Writing(ask, take(model).lm)
-    for _ in writing.write(length):
+        writing = Writing(ask)
+    async for _ in writing.write(length):
         yield writing.text
 
 

@@ -112,6 +112,7 @@ footer .divider {{ display: none; }}
 @media (max-width: 760px) {{
   #text .sheet {{ padding: 16px 18px; }} #text .sheet > div {{ min-height: 11em; font-size: 1.06rem; }} }}
 #status p, #notice p {{ margin: 0; font-size: 0.92rem; line-height: 1.5; color: var(--body-text-color-subdued); }}
+#notice:not(:has(p)) {{ display: none; }}
 #status p {{ min-height: 1.5em; }}
 #notice p {{ padding: 8px 12px; border-left: 3px solid var(--accent); color: var(--body-text-color); }}
 #hub-told p {{ margin: 0; font-size: 0.92rem; line-height: 1.5; color: var(--body-text-color-subdued); }}

@@ -8,12 +8,13 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from gpt import LanguageModel, hub, load
 from gpt.checkpoint import FILES, HUB_ID, NEEDED, WEIGHTS, CheckpointError, Silent, fetch, names
+from ui.desk import Desk
 
 PINNED = WEIGHTS / "hub.json"  # {repo: commit}: what a Space offers from the Hub, beside the models under weights/
 MOST = 100_000_000  # bytes of a model that a visitor may open
@@ -32,6 +33,11 @@ class Shelved:
     def id(self) -> str:
         """By which links and programs name these very weights: "gpt-shakespeare", or "user/repo@commit"."""
         return f"{self.lm.name}@{self.commit}" if self.commit else self.lm.name
+
+    @cached_property
+    def desk(self) -> Desk:
+        """Where it writes for visitors."""
+        return Desk(self.lm)
 
     @property
     def sees(self) -> str:

@@ -2,29 +2,33 @@
 
 import json
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from html import escape
 from typing import Any
 from urllib.parse import parse_qsl
+from weakref import WeakValueDictionary
 
 import gradio as gr
 
 from gpt import SamplingParams
 from ui import hub, use
-from ui.shelf import Shelved, offered, shelf, take
+from ui.shelf import Shelved, offered, shelf
 from ui.writing import LINK, MAX_RUN, MAX_TEMPERATURE, MAX_TEXT, MIN_RUN, Ask, Writing, bounded
 
 CHIPS = ("ROMEO:", "To be, or not to be", "My kingdom for a", "Once upon a time")
-VISITORS = 32  # texts that are written at one time, each on its turn; more wait in the queue
+VISITORS = 32  # texts that are written at one time; more wait in the queue
 SESSION = 30 * 60  # seconds for which the server keeps a text that can be continued; later it is written again
 PLAIN = SamplingParams()
 
-# What the handlers below may change on the page, in the order in which Gradio wants it.
-OUTPUTS = (
-    "model", "prompt", "length", "temperature", "top_k", "top_p", "min_p", "seed",
-    "notice", "text", "status", "generate", "stop", "go_on", "query", "session",
-)  # fmt: skip
-Update = list[Any]
+# What a text in the making changes on the page, in the order in which Gradio wants it. They are plain values alone:
+# for each part that stays as it is, or changes in another way than its value, Gradio would build a component anew.
+OUTPUTS = ("session", "text", "status", "notice", "query")
+SETTINGS = ("model", "prompt", "length", "temperature", "top_k", "top_p", "min_p", "seed")
+# What a link changes, before its text is written.
+LINKED = ("session", "notice", *SETTINGS[:-1])
+Shown = tuple[Any, ...]
+
+texts: WeakValueDictionary[str, Writing] = WeakValueDictionary()  # the last of each visitor, by the name of their session
 
 # These run in the visitor's browser. A page without https has no clipboard; then the text is shown to be copied by hand.
 COPY = """(text) => {{
@@ -37,17 +41,19 @@ COPY_LINK = COPY.format(button="copy-link", label="Copy link", content='location
 COPY_PYTHON = COPY.format(button="copy-python", label="Copy as Python", content="text")
 KEEP_IN_ADDRESS = '(query) => history.replaceState(null, "", "?" + query)'
 KEEP_IF_LINK = f"(query) => {{ if (/[?&]({'|'.join(LINK)})=/.test(location.search)) ({KEEP_IN_ADDRESS})(query); }}"
+BUTTONS = """(sheet) => {
+  const writing = sheet.startsWith('<div class="sheet writing"'), full = sheet.startsWith('<div class="sheet full"');
+  return [!writing, writing, !writing && !full].map((interactive) => ({ interactive, __type__: "update" }));
+}"""
+SEED = '(query) => Number(new URLSearchParams(query).get("seed"))'
 
 
-def update(**changes: Any) -> Update:
-    """The page with these changes, and everything else as it is."""
-    return [changes.get(name, gr.skip()) for name in OUTPUTS]
+def sheet(prompt: str, left_out: str, text: str, state: str = "") -> str:
+    """Prompt and text as HTML, every character of them escaped; what was left out of the prompt is struck through.
 
-
-def sheet(prompt: str, left_out: str, text: str, writing: bool = False) -> str:
-    """Prompt and text as HTML, every character of them escaped; what was left out of the prompt is struck through."""
+    state: "", " writing" or " full", which the buttons go by.
+    """
     asked = "".join(f"<s>{_safe(c)}</s>" if c in left_out else _safe(c) for c in prompt)
-    state = " writing" if writing else ""
     return (
         f'<div class="sheet{state}" role="region" aria-label="Text" tabindex="0">'
         f'<div><span class="prompt">{asked}</span><span class="written">{_safe(text)}</span></div></div>'
@@ -62,10 +68,9 @@ def paragraph(*sentences: str) -> str:
     return f'<p role="status">{_safe(" ".join(sentences))}</p>' if sentences else ""
 
 
-def note(*sentences: str) -> Any:
+def note(*sentences: str) -> str:
     """What the notice above the text becomes: the sentences, or nothing at all."""
-    whole = [sentence if sentence.endswith((".", "…")) else f"{sentence}." for sentence in sentences]
-    return gr.update(value=paragraph(*whole), visible=bool(whole))
+    return paragraph(*(sentence if sentence.endswith((".", "…")) else f"{sentence}." for sentence in sentences))
 
 
 def remarks(writing: Writing) -> list[str]:
@@ -82,105 +87,105 @@ def remarks(writing: Writing) -> list[str]:
     return said
 
 
-def finished(writing: Writing) -> dict[str, Any]:
+def refused(error: ValueError) -> Shown:
+    """Everything as it is, with the reason why nothing was written."""
+    return gr.skip(), gr.skip(), gr.skip(), note(f"Nothing was written: {error}"), gr.skip()
+
+
+def finished(writing: Writing) -> Shown:
     """What the page shows of a text at rest."""
     ask, pieces = writing.ask, len(writing.pieces)
     facts = [f"seed {ask.params.seed}"]
     if pieces:
         facts = [f"{writing.speed:,.0f} characters per second", *facts, f"{writing.bits_per_character:.2f} bits per character"]
-    return {
-        "text": sheet(ask.prompt, writing.left_out, writing.text),
-        "status": paragraph(" · ".join(facts)),
-        "query": ask.query(pieces),
-        "generate": gr.update(interactive=True),
-        "stop": gr.update(interactive=False),
-        "go_on": gr.update(interactive=writing.room > 0),
-    }
-
-
-def run(writing: Writing, tokens: int, **settings: Any) -> Iterator[Update]:
-    """Write on and show it, about twenty times a second, with `settings` that the page shall show too."""
-    notes, ask, whole = remarks(writing), writing.ask, len(writing.pieces) + tokens
-    yield update(
-        **settings,
-        seed=ask.params.seed,
-        session=writing,
-        status=paragraph("Writing…"),
-        notice=note(*notes),
-        query=ask.query(min(whole, MAX_TEXT)),
-        generate=gr.update(interactive=False),
-        stop=gr.update(interactive=True),
-        go_on=gr.update(interactive=False),
-    )
-    for _ in writing.write(tokens):
-        yield update(text=sheet(ask.prompt, writing.left_out, writing.text, writing=True))
     full = [] if writing.room else [f"A text here ends at {MAX_TEXT:,} characters."]
-    yield update(**finished(writing), notice=note(*notes, *full))
+    status, notice = paragraph(" · ".join(facts)), note(*remarks(writing), *full)
+    text = sheet(ask.prompt, writing.left_out, writing.text, "" if writing.room else " full")
+    return writing, text, status, notice, ask.query(pieces)
 
 
-def on_generate(
-    model: str, prompt: str, length: int, temperature: float, top_k: int, top_p: float, min_p: float, seed: int, locked: bool
-) -> Iterator[Update]:
+async def run(writing: Writing, tokens: int, visitor: gr.Request) -> AsyncIterator[Shown]:
+    """Write on, and show it about twenty times a second."""
+    texts[visitor.session_hash or ""] = writing
+    ask, whole, notice = writing.ask, min(len(writing.pieces) + tokens, MAX_TEXT), note(*remarks(writing))
+    about = paragraph("Writing…"), notice, ask.query(whole)
+    async for _ in writing.write(tokens):
+        yield writing, sheet(ask.prompt, writing.left_out, writing.text, " writing"), *about
+    yield finished(writing)
+
+
+async def on_generate(
+    model: str, prompt: str, length: int, temperature: float, top_k: int, top_p: float, min_p: float, seed: int, locked: bool,
+    visitor: gr.Request,
+) -> AsyncIterator[Shown]:  # fmt: skip
     try:
         tokens = bounded(length)
-        ask = Ask(model, prompt, SamplingParams(temperature, top_k, top_p, min_p, tokens, seed if locked else None))
+        writing = Writing(Ask(model, prompt, SamplingParams(temperature, top_k, top_p, min_p, tokens, seed if locked else None)))
     except ValueError as error:
-        yield update(notice=note(f"Nothing was written: {error}"))
+        yield refused(error)
         return
-    yield from run(Writing(ask, take(model).lm), tokens)
+    async for each in run(writing, tokens, visitor):
+        yield each
 
 
-def on_continue(length: int, query: str, writing: Writing | None) -> Iterator[Update]:
+async def on_continue(length: int, query: str, writing: Writing | None, visitor: gr.Request) -> AsyncIterator[Shown]:
     try:
         tokens = bounded(length)
         ask = Ask.from_query(query, shelf()[-1].id)
-        if writing is None or not ask.same_text(writing.ask):  # forgotten: write it again, from its seed
-            writing = Writing(ask, take(ask.model).lm)
-            stop = gr.update(interactive=True)
-            yield update(session=writing, status=paragraph("Finding the place…"), stop=stop)
-            for _ in writing.write(ask.params.max_new_tokens):
-                yield update()
-            if writing.stopping.is_set():
-                yield update(**finished(writing))
+        if writing is None or not writing.can_go_on or not ask.same_text(writing.ask):  # forgotten: write it again
+            writing = Writing(ask)
+            async for _ in writing.write(ask.params.max_new_tokens):
+                text = sheet(ask.prompt, writing.left_out, writing.text, " writing")
+                yield writing, text, paragraph("Finding the place…"), note(), query
+            if len(writing.pieces) < ask.params.max_new_tokens:
+                yield finished(writing)
                 return
-        else:
-            writing.stopping.clear()
-        yield from run(writing, tokens)
+        async for each in run(writing, tokens, visitor):
+            yield each
     except ValueError as error:
-        yield update(notice=note(f"Nothing was written: {error}"))
+        yield refused(error)
 
 
-def on_stop(writing: Writing | None) -> None:
+async def on_stop(writing: Writing | None) -> None:
     if writing:
-        writing.stopping.set()  # the handler that writes it sees that, and shows what there is
+        writing.stop()  # the handler that writes it sees that, and shows what there is
 
 
-def on_load(request: gr.Request) -> Iterator[Update]:
-    given = dict(parse_qsl(str(request.query_params), keep_blank_values=True))
+def on_leave(visitor: gr.Request) -> None:
+    """Free what the text of a visitor who left could have gone on with. Should they come back, it is written again."""
+    if writing := texts.get(visitor.session_hash or ""):
+        writing.forget()
+
+
+def on_load(visitor: gr.Request) -> Iterator[Shown]:
+    """Read the link; the writing comes after this."""
+    same = [gr.skip() for _ in LINKED[2:]]
+    given = dict(parse_qsl(str(visitor.query_params), keep_blank_values=True))
     if not given.keys() & set(LINK):
-        yield update()  # no link to a text: the page as it is
+        yield None, gr.skip(), *same  # no link to a text: the page as it is
         return
     try:
         if "/" in (model := given.get("model", "")) and model not in offered():
             for told in hub.opening(model):
-                yield update(notice=note(told))
+                yield None, note(told), *same
             given["model"] = told
         ask = Ask.from_query(given, shelf()[-1].id)
+        writing = Writing(ask)
     except ValueError as error:
-        yield update(notice=note(f"This link cannot be shown: {error}"))
+        yield None, note(f"This link cannot be shown: {error}"), *same
         return
     asked = ask.params
-    yield from run(
-        Writing(ask, take(ask.model).lm),
-        asked.max_new_tokens,
-        model=gr.update(choices=hub.choices(), value=ask.model),
-        prompt=ask.prompt,
-        length=min(max(asked.max_new_tokens, MIN_RUN), MAX_RUN),
-        temperature=asked.temperature,
-        top_k=asked.top_k,
-        top_p=asked.top_p,
-        min_p=asked.min_p,
-    )
+    choice, length = gr.update(choices=hub.choices(), value=ask.model), min(max(asked.max_new_tokens, MIN_RUN), MAX_RUN)
+    yield writing, note(), choice, ask.prompt, length, asked.temperature, asked.top_k, asked.top_p, asked.min_p
+
+
+async def on_linked(writing: Writing | None, visitor: gr.Request) -> AsyncIterator[Shown]:
+    """Write what a link tells, once its settings are on the page."""
+    if not writing:
+        yield tuple(gr.skip() for _ in OUTPUTS)
+        return
+    async for each in run(writing, writing.ask.params.max_new_tokens, visitor):
+        yield each
 
 
 def build(page: gr.Blocks, models: list[Shelved]) -> None:
@@ -203,8 +208,8 @@ def build(page: gr.Blocks, models: list[Shelved]) -> None:
                 parts["stop"] = stop = gr.Button("Stop", elem_id="stop", interactive=False)
                 parts["go_on"] = go_on = gr.Button("Continue", elem_id="continue")
         with gr.Column(elem_id="sheet"):
-            parts["notice"] = gr.HTML("", elem_id="notice", visible=False)
-            parts["text"] = gr.HTML(sheet(ask.prompt, "", first["text"]), elem_id="text")
+            parts["notice"] = gr.HTML("", elem_id="notice")
+            parts["text"] = text = gr.HTML(sheet(ask.prompt, "", first["text"]), elem_id="text")
             told = paragraph(f"Written when this model had just been trained · seed {ask.params.seed}")
             parts["status"] = gr.HTML(told, elem_id="status")
             with gr.Row(elem_id="copies"):
@@ -241,14 +246,19 @@ def build(page: gr.Blocks, models: list[Shelved]) -> None:
     program = use.build(page, query, model)
 
     outputs = [parts[name] for name in OUTPUTS]
-    settings = [parts[name] for name in OUTPUTS[:8]]
+    settings = [parts[name] for name in SETTINGS]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     place: dict[str, Any] = {"concurrency_limit": VISITORS, "concurrency_id": "write", "api_visibility": "private"}
+    place["postprocess"] = False  # what they give is as the browser wants it
     queued: dict[str, Any] = place | {"show_progress": "minimal", "show_progress_on": parts["status"]}  # one's place in the queue
-    restored = page.load(on_load, None, outputs, **place, show_progress="hidden")
+    linked = page.load(on_load, None, [parts[name] for name in LINKED], **quiet)
+    restored = linked.then(on_linked, parts["session"], outputs, **place, show_progress="hidden")
     generated = gr.on([generate.click, prompt.submit], on_generate, [*settings, locked], outputs, **queued)
     continued = go_on.click(on_continue, [parts["length"], query, parts["session"]], outputs, **queued)
+    page.unload(on_leave)
     stop.click(on_stop, parts["session"], None, queue=False, **quiet)
+    text.change(None, text, [generate, stop, go_on], js=BUTTONS, **quiet)
+    query.change(None, query, parts["seed"], js=SEED, **quiet)
     restored.then(None, query, None, js=KEEP_IF_LINK, **quiet)
     for event in (generated, continued):
         event.then(None, query, None, js=KEEP_IN_ADDRESS, **quiet)

@@ -1,25 +1,22 @@
 """One text in the making: what was asked for, what is written so far, and the link that shows it again."""
 
+import asyncio
 import math
-import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, fields, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from gpt import LanguageModel, SamplingParams
+from gpt import Row, SamplingParams
 from ui.shelf import take
 
 MAX_PROMPT = 5_000  # characters that a visitor may send
 MAX_TEXT = 5_000  # characters that one text may grow to with Continue
 MIN_RUN, MAX_RUN = 50, 1_000  # characters that one press of a button writes
 MAX_TEMPERATURE = 2
-UPDATE = 0.05  # seconds between two updates of a page; more often is slower for the browser, not smoother
-# Texts that are written at one moment; the others wait for their turn, an UPDATE long. More threads than cores would
-# lose their time waiting for Python's lock.
-TURNS = threading.Semaphore(os.cpu_count() or 1)
 
 # What a link may say, and how it is read.
 LINK = {
@@ -102,18 +99,22 @@ def bounded(length: int) -> int:
 
 
 class Writing:
-    """A text that grows. It keeps its stream, so that it goes on later without reading anything again."""
+    """A text that grows. It keeps what the model remembers, so that it goes on later without reading anything again.
 
-    def __init__(self, ask: Ask, lm: LanguageModel) -> None:
-        self.ask, self.lm = ask, lm
-        encoded = lm.tokenizer.encode(ask.prompt)
+    It belongs to the page's event loop; the desk's thread does the work.
+    """
+
+    def __init__(self, ask: Ask) -> None:
+        shelved = take(ask.model)
+        self.ask, self.lm, self.desk = ask, shelved.lm, shelved.desk
+        encoded = self.lm.tokenizer.encode(ask.prompt)
         self.prompt_tokens, self.left_out = len(encoded.ids), encoded.left_out
-        self.stream = lm.stream(ask.prompt, replace(ask.params, max_new_tokens=MAX_TEXT))
+        self.row: Row | None = None
         self.pieces: list[str] = []  # the text of each token so far
         self.nats = 0.0
         self.speed = 0.0  # characters a second, the last time that it wrote
         self.stopping = threading.Event()  # set by whoever wants the writing to end
-        self.busy = threading.Lock()
+        self.busy = self.forgotten = False
 
     @property
     def text(self) -> str:
@@ -125,31 +126,45 @@ class Writing:
         return MAX_TEXT - len(self.pieces)
 
     @property
+    def can_go_on(self) -> bool:
+        """Whether all that its model remembers is here; not after its visitor left in the middle of it."""
+        return self.row is not None or not self.pieces
+
+    @property
     def bits_per_character(self) -> float:
         return self.nats / math.log(2) / max(1, len(self.text))
 
-    def write(self, tokens: int) -> Iterator[None]:
-        """Write on by up to `tokens`, or until `stopping` is set; yields to be shown: the first character at once, then
-        about twenty times a second, less often in a crowd.
+    def stop(self) -> None:
+        if self.busy:
+            self.stopping.set()
+
+    def forget(self) -> None:
+        """Its visitor left: free the memory that it would go on with."""
+        self.stop()
+        self.forgotten, self.row = True, None
+
+    async def write(self, tokens: int) -> AsyncIterator[None]:
+        """Write on by up to `tokens`, or until it is stopped; yields to be shown: the first character at once, then about
+        twenty times a second, less often in a crowd.
 
         Raises ValueError if it is being written on already, as after a double click.
         """
-        if not self.busy.acquire(blocking=False):
+        if self.busy:
             raise ValueError("This text is still being written; press Stop first.")
+        self.busy = True
         try:
             started, before = time.perf_counter(), len(self.pieces)
-            end = before + min(tokens, self.room)
-            while len(self.pieces) < end and not self.stopping.is_set():
-                with TURNS:
-                    until = time.perf_counter() + UPDATE if len(self.pieces) > before else 0  # the first is shown at once
-                    while True:
-                        step = next(self.stream)
-                        self.pieces.append(step.text)
-                        self.nats -= step.logprob
-                        now = time.perf_counter()
-                        if now >= until or len(self.pieces) == end or self.stopping.is_set():
-                            break
-                self.speed = (len(self.pieces) - before) / max(now - started, 1e-6)
-                yield
+            params = replace(self.ask.params, max_new_tokens=MAX_TEXT)
+            row, self.row = self.row, None  # until the desk has given it back
+            if row is None:
+                row = await asyncio.to_thread(self.lm.open, self.ask.prompt, params)
+            async with aclosing(self.desk.write(row, min(tokens, self.room), self.stopping)) as batches:
+                async for steps in batches:
+                    self.pieces += [step.text for step in steps]
+                    self.nats -= sum(step.logprob for step in steps)
+                    self.speed = (len(self.pieces) - before) / max(time.perf_counter() - started, 1e-6)
+                    yield
+            self.row = None if self.forgotten else row
         finally:
-            self.busy.release()
+            self.busy = False
+            self.stopping.clear()
