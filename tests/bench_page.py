@@ -38,7 +38,7 @@ class Visitor:
     def handlers(self, what: str, name: str | None = None) -> list[dict[str, Any]]:
         """What the server does when something happens to a part of the page, or to the page."""
         told = [d for d in self.config["dependencies"] if d["backend_fn"]]
-        return [d for d in told if any(t[1] == what and t[0] == self.ids.get(name, t[0]) for t in d["targets"])]
+        return [d for d in told if any(t[1] == what and (not name or t[0] == self.ids[name]) for t in d["targets"])]
 
     async def call(self, handler: dict[str, Any], **given: Any) -> AsyncIterator[tuple[str, Any]]:
         """Have the server do it; what the server says of it."""
