@@ -5,16 +5,18 @@ goes to the context that is one token shorter, down to all tokens alike (Kneser 
 shorter context is asked only about what the longer one has not seen, so what counts there is not how often a token
 came, but after how many different tokens: "Francisco" may be frequent and still comes after "San" alone.
 
-A sequence of n tokens is stored as its code, the number that has them as its digits to the base V. The codes of one
-order stand in their order, so what follows a context stands together, found by binary search, and no two codes are alike.
+A sequence of tokens is stored as its code: its place among all that a vocabulary of V allows, the shorter ones first. The
+code of what follows a context is the code of the context times V, plus 1 to V. So all that follows a context stands
+together in one sorted table, found by binary search, and no two sequences share a code.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt.model import CausalModel
@@ -26,45 +28,40 @@ FALLBACK = (0.5, 1.0, 1.5)  # discounts where the counts of counts give none, as
 
 @dataclass(frozen=True)
 class NGramConfig:
-    """The size of a vocabulary, and how many sequences of 1, 2, 3... tokens are stored; `order` is the longest.
+    """The size of a vocabulary, how many tokens the longest sequence has, and how many sequences are stored.
 
     Raises ValueError for sizes that are out of range, or whose codes do not fit into 64 bits.
     """
 
     vocab_size: int
-    entries: tuple[int, ...]
+    order: int
+    entries: int
 
     def __post_init__(self) -> None:
-        if type(self.vocab_size) is not int or not 0 < self.vocab_size <= 2**16:
-            raise ValueError(f"vocab_size is {self.vocab_size!r}; it must be a whole number above 0 and at most {2**16:,}")
-        check_order(self.vocab_size, self.order)
-        for entries in self.entries:
-            if type(entries) is not int or not 0 <= entries <= LARGEST:
-                raise ValueError(f"entries has {entries!r}; it must hold whole numbers from 0 to {LARGEST:,}")
-
-    @property
-    def order(self) -> int:
-        return len(self.entries)
+        for name, least, most in (("vocab_size", 1, 2**16), ("order", 1, LONGEST), ("entries", 0, LARGEST)):
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number from {least} to {most:,}")
+        if first_code(self.vocab_size, self.order + 1) >= 2**63:
+            fits = max(n for n in range(1, LONGEST) if first_code(self.vocab_size, n + 1) < 2**63)
+            raise ValueError(
+                f"the order is {self.order}, but for sequences of {self.vocab_size:,} different tokens 64 bits are enough "
+                f"up to order {fits}; take that"
+            )
 
     def to_json(self) -> dict[str, Any]:
-        return {"model_type": "ngram", "vocab_size": self.vocab_size, "entries": list(self.entries)}
+        return {"model_type": "ngram", **asdict(self)}
 
     @classmethod
     def from_json(cls, config: dict[str, Any]) -> "NGramConfig":
         """The inverse of `to_json`. Raises ValueError if a size is missing or out of range."""
-        size, entries = config.get("vocab_size"), config.get("entries")
-        if not isinstance(entries, list):
-            raise ValueError(f"entries is {str(entries)[:40]!r}; it must be a list of whole numbers")
-        return cls(size, tuple(entries))  # type: ignore[arg-type] (which is checked there)
+        sizes: dict[str, Any] = {name: config.get(name) for name in cls.__dataclass_fields__}
+        return cls(**sizes)
 
 
-def check_order(vocab_size: int, order: int) -> None:
-    """Raises ValueError if there is no model of this order for so many tokens."""
-    if not 0 < order <= LONGEST:
-        raise ValueError(f"the order is {order}; it must be from 1 to {LONGEST}")
-    if vocab_size**order >= 2**63:
-        fits = max(n for n in range(1, LONGEST) if vocab_size**n < 2**63)
-        raise ValueError(f"sequences of {order} among {vocab_size:,} tokens have no code in 64 bits; take an order up to {fits}")
+def first_code(vocab_size: int, n: int) -> int:
+    """The code of the first sequence of n tokens: how many shorter ones there are, the empty one among them."""
+    return sum(vocab_size**i for i in range(n))
 
 
 class Past:
@@ -82,10 +79,10 @@ class Past:
 class NGram(CausalModel):
     """`forward(ids (B, T), state) -> logits (B, T, V), state`; the logits are logarithms of probabilities.
 
-    For each order there are the `codes` (E,) of the sequences and the `shares` (E,): of the probability after a context,
-    what its continuation keeps when its discount is taken. What the shares of a context leave of 1 is the weight of the
-    shorter context, so the probabilities sum to 1 whatever was rounded or left out. Shares are float16, rounded down:
-    each is a multiple of 2**-24, so that float32 sums them exactly, and something is always left.
+    A table of E sequences: their `codes` (E,), in order, and their `shares` (E,): of the probability after a context, what
+    its continuation keeps when its discount is taken. What the shares of a context leave of 1 is the weight of the
+    shorter context, so probabilities sum to 1 whatever was rounded or left out. Shares are float16, rounded down: each
+    is a multiple of 2**-24, so float32 sums them exactly, and something is always left.
     """
 
     config: NGramConfig
@@ -93,29 +90,26 @@ class NGram(CausalModel):
     def __init__(self, config: NGramConfig) -> None:
         super().__init__()
         self.config, self.window = config, config.order - 1
-        self.codes, self.shares = nn.ParameterList(), nn.ParameterList()
-        for n, entries in enumerate(config.entries, start=1):
-            small = config.vocab_size**n < 2**31
-            self.codes.append(frozen(torch.zeros(entries, dtype=torch.int32 if small else torch.int64)))
-            self.shares.append(frozen(torch.zeros(entries, dtype=torch.float16)))
+        # Gradient descent has no part in them.
+        self.codes = nn.Parameter(torch.zeros(config.entries, dtype=torch.long), requires_grad=False)
+        self.shares = nn.Parameter(torch.zeros(config.entries, dtype=torch.float16), requires_grad=False)
         self.register_load_state_dict_post_hook(_check)
 
     @classmethod
     def smoothed(cls, counts: "Sequence[tuple[Tensor, Tensor]]", vocab_size: int, whole: int = LONGEST) -> "NGram":
         """The model of what `count` found. Of sequences longer than `whole`, those that count only once are left out:
         that makes it small, and better, too, for what came once is mostly chance."""
-        kept = []
+        all_codes, all_shares = [], []
         for n, (codes, each) in enumerate(counts, start=1):
-            _, place, size = torch.unique_consecutive(codes // vocab_size, return_inverse=True, return_counts=True)
-            total = torch.zeros(len(size), dtype=torch.long).index_add_(0, place, each)  # of each context
-            share = (each - discounts(each)[each.clamp(max=3) - 1]) / total[place]  # float64
+            _, context, size = torch.unique_consecutive(codes // vocab_size, return_inverse=True, return_counts=True)
+            total = torch.zeros(len(size), dtype=torch.long).index_add_(0, context, each)
+            share = (each - discounts(each)[each.clamp(max=3) - 1]) / total[context]  # float64
             keep = each > 1 if n > whole else torch.ones_like(each, dtype=torch.bool)
-            kept.append((codes[keep], _rounded_down(share[keep])))
-        model = cls(NGramConfig(vocab_size, tuple(len(codes) for codes, _ in kept)))
-        with torch.no_grad():
-            for i, (codes, shares) in enumerate(kept):
-                model.codes[i].copy_(codes)
-                model.shares[i].copy_(shares)
+            all_codes.append(codes[keep] + first_code(vocab_size, n))
+            all_shares.append(_rounded_down(share[keep]))
+        codes, shares = torch.cat(all_codes), torch.cat(all_shares)
+        model = cls(NGramConfig(vocab_size, len(counts), len(codes)))
+        model.load_state_dict({"codes": codes, "shares": shares})
         return model.eval()
 
     @torch.no_grad()
@@ -123,36 +117,32 @@ class NGram(CausalModel):
         (B, T), V, N = ids.shape, self.config.vocab_size, self.config.order
         past = ids.new_full((B, N - 1), -1) if state is None else state.ids
         seen = torch.cat((past, ids), dim=1)  # (B, N - 1 + T)
-        probs = torch.full((B * T, V), 1 / V, device=ids.device)
-        context = ids.new_zeros(B * T)  # the code of the last n - 1 tokens, -1 where there are not as many
-        for n in range(1, N + 1):
-            if n > 1:
-                token = seen[:, N + 1 - n : N + 1 - n + T].flatten()  # the one before those in the context
-                context = torch.where((context < 0) | (token < 0), -1, context + token * V ** (n - 2))
-            codes, shares = self.codes[n - 1], self.shares[n - 1]
-            ends = torch.stack((context * V, context * V + V)).to(codes.dtype)
-            first, last = torch.searchsorted(codes, ends)  # of what follows each context, (B * T,)
-            found = last - first
-            row = torch.arange(B * T, device=ids.device).repeat_interleave(found)
-            place = torch.arange(len(row), device=ids.device) + (last - found.cumsum(0)).repeat_interleave(found)
-            share = shares[place].float()
-            probs *= (1 - torch.zeros_like(probs[:, 0]).index_add_(0, row, share))[:, None]
-            probs.view(-1).index_add_(0, row * V + codes[place] % V, share)
+        back = [seen[:, N - n : N - n + T] for n in range(1, N)]  # each (B, T): the last token, the one before...
+        digits = torch.stack([torch.zeros_like(ids), *((token + 1) * V**n for n, token in enumerate(back))], dim=-1)
+        known = torch.stack([torch.ones_like(ids), *back], dim=-1) >= 0  # (B, T, N)
+        contexts = torch.where(known, digits.cumsum(dim=-1), -1).flatten()  # of 0 to N - 1 tokens; nothing follows -1
+
+        first, last = torch.searchsorted(self.codes, torch.stack((contexts * V + 1, contexts * V + V + 1)))  # (B T N,)
+        found = last - first
+        which = torch.arange(len(found), device=ids.device).repeat_interleave(found)  # the context of each entry found, (F,)
+        entry = torch.arange(len(which), device=ids.device) + (last - found.cumsum(0))[which]
+        share = self.shares[entry].float()
+
+        left = 1 - torch.zeros(len(found), device=ids.device).index_add_(0, which, share)
+        weight = left.view(-1, N).flip(1).cumprod(1).flip(1)  # of all contexts shorter than n tokens, n from 0
+        share *= F.pad(weight[:, 1:], (0, 1), value=1.0).flatten()[which]
+        probs = (weight[:, :1] / V).repeat(1, V)  # (B T, V): what even the empty context leaves goes to all alike
+        probs.view(-1).index_add_(0, which // N * V + (self.codes[entry] - 1) % V, share)
         return probs.log().view(B, T, V), Past(seen[:, T:])
 
 
-def frozen(numbers: Tensor) -> nn.Parameter:
-    """Numbers of a model that gradient descent has no part in."""
-    return nn.Parameter(numbers, requires_grad=False)
-
-
 def count(ids: Tensor, vocab_size: int, order: int) -> list[tuple[Tensor, Tensor]]:
-    """The codes of all sequences of 1 to `order` tokens in a text of ids (N,), in their order, and what each counts:
-    the longest how often they come, the others after how many different tokens.
+    """All sequences of 1 to `order` tokens in a text of ids (N,), and what each counts: the longest how often they come,
+    the others after how many different tokens. A sequence is the number that has its tokens as digits to the base V.
 
     Raises ValueError for an order that this vocabulary cannot have.
     """
-    check_order(vocab_size, order)
+    NGramConfig(vocab_size, order, 0)
     found, codes = [], torch.zeros(len(ids) + 1, dtype=torch.long)
     for n in range(1, order + 1):
         codes = codes[:-1] * vocab_size + ids[n - 1 :]  # of each place where n tokens begin
@@ -181,12 +171,12 @@ def _rounded_down(shares: Tensor) -> Tensor:
 
 
 def _check(model: NGram, _: Any) -> None:
-    """Raises ValueError for tables that no counting can have made."""
-    V = model.config.vocab_size
-    for n, (codes, shares) in enumerate(zip(model.codes, model.shares, strict=True), start=1):
-        if len(codes) and not (codes[0] >= 0 and codes[-1] < V**n and bool((codes[1:] > codes[:-1]).all())):
-            raise ValueError(f"codes.{n - 1} is not in order")
-        _, place = torch.unique_consecutive(codes // V, return_inverse=True)
-        total = torch.zeros(len(codes)).index_add_(0, place, shares.float())
-        if not bool((shares >= 0).all() and (total < 1).all()):  # not a number is neither
-            raise ValueError(f"shares.{n - 1} is no part of 1")
+    """Raises ValueError for a table that no counting can have made."""
+    codes, shares, V = model.codes, model.shares, model.config.vocab_size
+    bounds = (codes[:1] > 0).all() and (codes[-1:] < first_code(V, model.config.order + 1)).all()
+    if not (bounds and (codes[1:] > codes[:-1]).all()):
+        raise ValueError("its codes are not in order")
+    _, context = torch.unique_consecutive((codes - 1) // V, return_inverse=True)
+    total = torch.zeros(len(codes)).index_add_(0, context, shares.float())
+    if not ((shares >= 0).all() and (total < 1).all()):  # what is no number is neither
+        raise ValueError("the shares of a context are no part of 1")
