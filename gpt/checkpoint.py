@@ -18,7 +18,9 @@ from tqdm import tqdm
 
 from gpt.bigram import Bigram, BigramConfig
 from gpt.generate import LanguageModel
+from gpt.mixture import Mixture, MixtureConfig
 from gpt.model import CausalModel
+from gpt.ngram import NGram, NGramConfig
 from gpt.sampling import SamplingParams
 from gpt.tokenizer import Tokenizer
 from gpt.transformer import GPT, GPTConfig
@@ -28,7 +30,9 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 # The model_type of config.json -> the classes that it means. A new model is one more line.
 MODEL_TYPES: dict[str, tuple[Any, Any]] = {
     "bigram": (Bigram, BigramConfig),
+    "ngram": (NGram, NGramConfig),
     "qwen3": (GPT, GPTConfig),
+    "mixture": (Mixture, MixtureConfig),
 }
 
 HUB_ID = re.compile(r"(?![.])[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)  # as far as it can be told without the Hub
@@ -165,8 +169,8 @@ def open_folder(
         with torch.device("meta"):  # shapes without memory, to compare before any is taken
             expected = {name: tuple(tensor.shape) for name, tensor in model_class(sizes).state_dict().items()}
         tensors = _read_tensors(folder / "model.safetensors", expected)
-    opened = model_class(sizes)
-    opened.load_state_dict(tensors)
+        opened = model_class(sizes)
+        opened.load_state_dict(tensors)
     return LanguageModel(opened, tokenizer, name)
 
 
