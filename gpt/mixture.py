@@ -52,12 +52,14 @@ class MixtureConfig:
         parts, known = config.get("parts"), types()
         if not isinstance(parts, list) or len(parts) != 2:
             raise ValueError("parts must be the configs of two models")
-        kinds = [part.get("model_type") if isinstance(part, dict) else None for part in parts]
-        for kind in kinds:
+        made: list[Config] = []
+        for part in parts:
+            kind = part.get("model_type") if isinstance(part, dict) else None
             if not isinstance(kind, str) or kind not in known:
                 raise ValueError(f"a part is of the kind {str(kind)[:40]!r}; it can be {', '.join(known)}")
-        first, second = (known[kind][1].from_json(part) for kind, part in zip(kinds, parts, strict=True))
-        return cls(config.get("weight"), (first, second))  # type: ignore[arg-type] (which is checked there)
+            made.append(known[kind][1].from_json(part))
+        weight: Any = config.get("weight")
+        return cls(weight, (made[0], made[1]))
 
 
 class States:
@@ -84,9 +86,9 @@ class Mixture(CausalModel):
     def __init__(self, config: MixtureConfig) -> None:
         super().__init__()
         of = {config_class: model_class for model_class, config_class in types().values()}
-        self.config = config
-        self.parts = nn.ModuleList(of[type(part)](part) for part in config.parts)
-        self.window = max(part.window for part in self.parts)
+        parts: list[CausalModel] = [of[type(part)](part) for part in config.parts]
+        self.config, self.window = config, max(part.window for part in parts)
+        self.parts = nn.ModuleList(parts)
 
     @classmethod
     def of(cls, first: CausalModel, second: CausalModel, weight: float) -> "Mixture":

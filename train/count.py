@@ -8,7 +8,7 @@ from gpt import NGram
 from gpt.ngram import LONGEST, count, discounts
 from train.evaluate import WINDOW, held_out
 
-SHORTER = 4  # from how far below the order on single sequences are tried to be left out
+SHORTER = 3  # lengths from which on leaving out is tried: the order, and those below it
 
 
 def counted_ngram(ids: Tensor, vocab_size: int) -> tuple[NGram, dict[str, Any]]:

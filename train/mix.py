@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gpt import CheckpointError, LanguageModel, Mixture, NGram, load
