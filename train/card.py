@@ -112,13 +112,13 @@ def made_without_steps(facts: dict[str, Any]) -> str:
     """What a run did that took no steps."""
     if facts["kind"] == "ngram":
         longest, whole = facts["order"], facts["whole"]
-        left_out = f", those longer than {whole} if they count more than once" if whole < longest else ""
-        return f"all sequences of up to {longest} characters counted{left_out} ({facts['smoothing']}), chosen among {len(facts['tried'])}"
+        but = f", but of those longer than {whole} what counts only once," if whole < longest else ""
+        return f"all sequences of up to {longest} characters{but} counted ({facts['smoothing']})"
     if facts["kind"] == "mixture":
         first, second = (part["name"] for part in facts["parts"])
         return (
-            f"{facts['weight']:.0%} of {first} and the rest of {second}, a weight that was fitted in a rehearsal, on text that "
-            "neither model had learned from, then mixed"
+            f"{facts['weight']:.1%} of {first}, the rest of {second}; the weight was fitted to two models made in the same "
+            "way from the first 90 % of the training text, on its last tenth, new to both. It was mixed"
         )
     return "all pairs counted"
 

@@ -11,7 +11,7 @@ import gradio as gr
 
 from gpt import SamplingParams
 from ui import hub, use
-from ui.shelf import Shelved, offered, shelf, take
+from ui.shelf import Shelved, default, offered, take
 from ui.writing import LINK, MAX_RUN, MAX_TEMPERATURE, MAX_TEXT, MIN_RUN, Ask, Writing, bounded
 
 CHIPS = ("ROMEO:", "To be, or not to be", "My kingdom for a", "Once upon a time")
@@ -132,7 +132,7 @@ def on_generate(
 def on_continue(length: int, query: str, writing: Writing | None) -> Iterator[Update]:
     try:
         tokens = bounded(length)
-        ask = Ask.from_query(query, shelf()[-1].id)
+        ask = Ask.from_query(query, default().id)
         if writing is None or not ask.same_text(writing.ask):  # forgotten: write it again, from its seed
             writing = Writing(ask, take(ask.model).lm)
             stop = gr.update(interactive=True)
@@ -164,7 +164,7 @@ def on_load(request: gr.Request) -> Iterator[Update]:
             for told in hub.opening(model):
                 yield update(notice=note(told))
             given["model"] = told
-        ask = Ask.from_query(given, shelf()[-1].id)
+        ask = Ask.from_query(given, default().id)
     except ValueError as error:
         yield update(notice=note(f"This link cannot be shown: {error}"))
         return
@@ -182,10 +182,10 @@ def on_load(request: gr.Request) -> Iterator[Update]:
 
 
 def build(page: gr.Blocks, models: list[Shelved]) -> None:
-    """Lay out the tab inside `page`; `models` from the simplest to the best, which is picked first."""
-    best = models[-1]
-    first = best.facts["sample"]
-    ask = Ask(best.id, first["prompt"], SamplingParams(**{n: first[n] for n in SamplingParams.__dataclass_fields__}))
+    """Lay out the tab inside `page`; `models` are its own."""
+    opened = default()
+    first = opened.facts["sample"]
+    ask = Ask(opened.id, first["prompt"], SamplingParams(**{n: first[n] for n in SamplingParams.__dataclass_fields__}))
     parts: dict[str, gr.components.Component] = {}
 
     with gr.Column(elem_id="write"):
@@ -209,7 +209,7 @@ def build(page: gr.Blocks, models: list[Shelved]) -> None:
                 copy_link = gr.Button("Copy link", size="sm", elem_id="copy-link")
                 copy_python = gr.Button("Copy as Python", size="sm", elem_id="copy-python")
         with gr.Column(elem_id="settings"):
-            parts["model"] = model = gr.Radio(hub.choices(), value=best.id, label="Model", elem_id="models")
+            parts["model"] = model = gr.Radio(hub.choices(), value=opened.id, label="Model", elem_id="models")
             hub.build(model)
             parts["temperature"] = gr.Slider(
                 0, MAX_TEMPERATURE, PLAIN.temperature, step=0.05, label="Temperature", info="0 = always the likeliest, 2 = wild",
