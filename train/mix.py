@@ -24,7 +24,7 @@ from gpt.ngram import count as count_sequences
 from train.data import Data
 from train.evaluate import WINDOW, costs, held_out
 from train.recipe import Recipe
-from train.run import RESUME, TRAINING, Texts, count, counted_bigram, learn
+from train.run import RESUME, TRAINING, Texts, count, counted_bigram, learn, refuse_if_used
 from train.trainer import Budget, Event
 
 
@@ -45,6 +45,7 @@ def mix(
     A part that was learned is rehearsed with `recipe` and `budget`, in a folder beside `out`, which stays; what was
     counted is counted. Raises ValueError or CheckpointError if the two cannot be mixed.
     """
+    refuse_if_used(out)
     parts = [_part(name, data) for name in of]
     rehearsal = Data(data.name, data.parts[0], hashlib.sha256(data.parts[0].encode()).hexdigest(), data.source)
     texts = Texts.of(rehearsal, 1)

@@ -86,7 +86,7 @@ def count(
     make gives the model, and for training.json how it was made.
     """
     SamplingParams(seed=seed)  # refuses one out of range before there is anything to lose
-    _refuse_if_used(out)
+    refuse_if_used(out)
     started, clock = _now(), time.perf_counter()
     texts = Texts.of(data, 1)
     model, how = make(texts)
@@ -173,7 +173,7 @@ def learn(
         trainer.load_state_dict(saved["trainer"])
         progress = saved["progress"]
     else:
-        _refuse_if_used(out)
+        refuse_if_used(out)
         save_resume()  # now, so that a run can go on whenever it is killed, and a full disk is found at once
     saved_at = time.perf_counter()
     try:
@@ -266,7 +266,8 @@ def _native_bfloat16() -> bool:
     return any(getattr(torch.cpu, ask, bool)() for ask in asks)
 
 
-def _refuse_if_used(out: Path) -> None:
+def refuse_if_used(out: Path) -> None:
+    """Raises ValueError if something is in the place of a folder to be written."""
     if (out / RESUME).exists():
         raise ValueError(f"{out} holds a run that was stopped; go on with --resume, or name another folder")
     if out.exists() and not out.is_dir():

@@ -21,7 +21,7 @@ MOST = 100_000_000  # bytes of a model that a visitor may open
 # What each rung of the ladder adds to the one below it.
 ABOUT = {
     "bigram": "Counts which character follows which, and knows nothing else.",
-    "ngram": "Counts what followed the last {window} characters; where the text never had those, the last {less}, and so on down. "
+    "ngram": "Counts what followed the last {window} characters; where the text never had those, the last {less}, and so on. "
     "Nothing is learned, and yet a neural network has to be trained well to beat it.",
     "gpt": "Learns what to look for in a whole passage. It need not have seen the same words before, so it keeps to a speaker "
     "or a rhyme.",
