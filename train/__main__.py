@@ -77,8 +77,10 @@ def run(args: argparse.Namespace) -> Generator[Event]:
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     command = "python -m train " + shlex.join(words)
     shape = {name: value for name in ("layers", "width", "context", "dropout") if (value := getattr(args, name)) is not None}
-    if (args.kind == "mixture") != (args.of is not None):
-        raise ValueError("a mixture is made of two models, and nothing else is; give or leave out --of")
+    if args.kind == "mixture" and not args.of:
+        raise ValueError("a mixture needs two models; name them with --of")
+    if args.kind != "mixture" and args.of:
+        raise ValueError("--of is for a mixture; leave it out")
     if args.kind == "ngram":
         given = {**shape, **{name: True for name in ("minutes", "steps", "resume", "device", "compile") if getattr(args, name)}}
         if given:
