@@ -112,8 +112,8 @@ def made_without_steps(facts: dict[str, Any]) -> str:
     """What a run did that took no steps."""
     if facts["kind"] == "ngram":
         longest, whole = facts["order"], facts["whole"]
-        but = f", but of those longer than {whole} what counts only once," if whole < longest else ""
-        return f"all sequences of up to {longest} characters{but} counted ({facts['smoothing']})"
+        some = f", those longer than {whole} where they count more than once" if whole < longest else ""
+        return f"all sequences of up to {longest} characters counted{some} ({facts['smoothing']})"
     if facts["kind"] == "mixture":
         first, second = (part["name"] for part in facts["parts"])
         return (
