@@ -96,7 +96,7 @@ def test_a_run_leaves_a_whole_folder(mixed, data, parts):
     assert (out / "README.md").read_text() == card(facts, "both")
     for name in ("gpt alone", "ngram alone", "counting pairs of characters (bigram)"):
         assert f"| {name} |" in card(facts, "both")
-    assert f"{facts['weight']:.1%} of gpt, the rest of ngram" in card(facts, "both")
+    assert f"{100 * facts['weight']:.1f} % of gpt, the rest of ngram" in card(facts, "both")
 
 
 def test_the_weight_is_fitted_where_neither_rehearsed_model_had_learned(mixed, data):

@@ -117,8 +117,8 @@ def made_without_steps(facts: dict[str, Any]) -> str:
     if facts["kind"] == "mixture":
         first, second = (part["name"] for part in facts["parts"])
         return (
-            f"{facts['weight']:.1%} of {first}, the rest of {second}; the weight was fitted to two models made in the same "
-            "way from the first 90 % of the training text, on its last tenth, new to both. It was mixed"
+            f"{100 * facts['weight']:.1f} % of {first}, the rest of {second}; the weight is the best for two models of the same "
+            "kinds that learned from the first 90 % of the training text alone, on its last tenth. Mixed"
         )
     return "all pairs counted"
 
