@@ -23,9 +23,8 @@ ABOUT = {
     "bigram": "Counts which character follows which, and knows nothing else.",
     "ngram": "Counts what followed the last {window} characters; where the text never had those, the last {less}, and so on. "
     "Nothing is learned, and yet a neural network has to be trained well to beat it.",
-    "gpt": "Learns what to look for in a whole passage. It need not have seen the same words before, so it keeps to a speaker "
-    "or a rhyme.",
-    "mixture": "Asks {parts}, and takes the mean of their chances: where one errs, the other often does not.",
+    "gpt": "Learns what to look for in a whole passage, and need not have seen the same words before.",
+    "mixture": "Takes the mean of {parts}: where one errs, the other often does not.",
 }
 
 GUESTS = 4  # models of visitors that stay open; whichever was not used for longest makes room
