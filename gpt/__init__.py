@@ -6,7 +6,7 @@ load("gpt-shakespeare").generate("ROMEO:", SamplingParams(temperature=0.8, seed=
 
 from gpt.bigram import Bigram, BigramConfig
 from gpt.checkpoint import CheckpointError, load
-from gpt.generate import Generation, LanguageModel, Score, Step
+from gpt.generate import Generation, LanguageModel, Row, Score, Step
 from gpt.mixture import Mixture, MixtureConfig
 from gpt.ngram import NGram, NGramConfig
 from gpt.sampling import SamplingParams
@@ -26,6 +26,7 @@ __all__ = [
     "MixtureConfig",
     "NGram",
     "NGramConfig",
+    "Row",
     "SamplingParams",
     "Score",
     "Step",

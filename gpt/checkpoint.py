@@ -14,6 +14,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from gpt.bigram import Bigram, BigramConfig
@@ -108,6 +109,8 @@ def load(model: str | os.PathLike[str], revision: str | None = None) -> Language
         return open_folder(WEIGHTS / name, name, mend=f"restore it with `git checkout -- weights/{name}`")
     if os.path.isdir(name):  # unlike Path.is_dir, no error for what can be no path
         return open_folder(Path(name), Path(name).resolve().name)
+    if name.endswith(".pt2") and os.path.isfile(name):
+        raise CheckpointError(f"{name} is a program, which runs code when it is opened; `python -m gpt --model {name}` does that")
     if HUB_ID.fullmatch(name):
         return _from_hub(name, revision)
     near = difflib.get_close_matches(name, names(), n=1)
@@ -166,12 +169,26 @@ def open_folder(
             raise CheckpointError(f"{where}/{file} is missing; {mend}")
     model_class, sizes, tokenizer = _read_small(folder, name, where, mend)
     with _blaming(f"{where}/model.safetensors", mend):
-        with torch.device("meta"):  # shapes without memory, to compare before any is taken
-            expected = {name: tuple(tensor.shape) for name, tensor in model_class(sizes).state_dict().items()}
+        with torch.device("meta"), Unfilled():  # shapes without memory, to compare before any is taken
+            opened = model_class(sizes)
+        expected = {name: tuple(tensor.shape) for name, tensor in opened.state_dict().items()}
         tensors = _read_tensors(folder / "model.safetensors", expected)
-        opened = model_class(sizes)
-        opened.load_state_dict(tensors)
+        fitting = {name: tensor.to(own.dtype) for name, own in opened.state_dict().items() for tensor in [tensors[name]]}
+        opened.load_state_dict(fitting, assign=True)  # mapped, not copied, where the type is the same
     return LanguageModel(opened, tokenizer, name)
+
+
+class Unfilled(TorchFunctionMode):
+    """A model that is built in here has shapes alone: what would fill a tensor leaves it as it is.
+
+    To draw numbers on the device "meta", PyTorch imports torch._dynamo and sympy, which takes as long as torch itself.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__ in ("normal_", "uniform_", "kaiming_uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _read_small(folder: Path, name: str, where: str, mend: str) -> tuple[Any, Any, Tokenizer]:

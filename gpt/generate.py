@@ -4,17 +4,20 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
+from gpt.engine import Engine, engine_for
 from gpt.model import CausalModel
-from gpt.sampling import SamplingParams, draw, sampling_probs
+from gpt.sampling import SamplingParams, sample, sampling_probs
 from gpt.tokenizer import Tokenizer
 
 CHUNK = 256  # tokens of a prompt that are read at once; bounds the memory that a long one needs
+ENGINES = ("C", "PyTorch")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,15 +26,37 @@ class Step:
 
     text            what it adds to the text ("" while a character is still incomplete)
     logprob         natural logarithm of the model's own probability for it
-    probs           (V,) the model's own, before temperature and filters
-    sampling_probs  (V,) after temperature and filters: what it was drawn from
+    logits          (V,) the model's own, that everything else follows from
+    probs           (V,) the model's own, before temperature and filters; computed when asked for
+    sampling_probs  (V,) after temperature and filters: what it was drawn from; computed when asked for
     """
 
     token_id: int
     text: str
     logprob: float
-    probs: Tensor
-    sampling_probs: Tensor
+    logits: Tensor
+    params: SamplingParams
+
+    @property
+    def probs(self) -> Tensor:
+        return self.logits.log_softmax(dim=-1).exp()
+
+    @property
+    def sampling_probs(self) -> Tensor:
+        return sampling_probs(self.logits, self.params)
+
+
+@dataclass(eq=False)
+class Row:
+    """A text in the making, from `LanguageModel.open`: all that it needs to go on, in any company."""
+
+    params: SamplingParams
+    left: int  # tokens that it may still get
+    state: Any  # what the model remembers of it
+    logits: Tensor | None  # (V,) that its next token is drawn from; None: the model has yet to read the last one
+    uniforms: Iterator[float]
+    text: DecodeStream
+    token: int = -1  # the last that was written
 
 
 @dataclass(frozen=True)
@@ -61,12 +86,30 @@ class LanguageModel:
 
     def __init__(self, model: CausalModel, tokenizer: Tokenizer, name: str = "model") -> None:
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
-        self.device = next(model.parameters()).device
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))  # a compiled program shows none
 
     @property
     def window(self) -> int:
         """How many tokens back the model sees."""
         return self.model.window
+
+    @cached_property
+    def _engine(self) -> Engine | None:
+        return engine_for(self.model)
+
+    @property
+    def engine(self) -> str:
+        """What computes each token: "C" (gpt/engine.c) where it can run, elsewhere "PyTorch". Set it to choose.
+
+        It is settled when first asked for, by the first token if not before: then the C is compiled, once for a machine.
+        """
+        return ENGINES[self._engine is None]
+
+    @engine.setter
+    def engine(self, name: str) -> None:
+        if name not in ENGINES:
+            raise ValueError(f"the engine is {name!r}; it must be one of {', '.join(ENGINES)}")
+        self._engine = engine_for(self.model) if name == "C" else None
 
     @property
     def parameters(self) -> int:
@@ -83,21 +126,45 @@ class LanguageModel:
         """Write on from several prompts at once, each with its own settings; None for a row that has ended."""
         if len(prompts) != len(params):
             raise ValueError(f"{len(prompts)} prompts came with {len(params)} sets of parameters; each prompt needs one")
-        return self._write([self._context(prompt) for prompt in prompts], [p.seeded() for p in params])
+        return self._write(prompts, params)
 
     def generate(self, prompt: str, params: SamplingParams = SamplingParams()) -> Generation:
         """Write on from `prompt` and return the whole."""
         params = params.seeded()
-        steps = list(self.stream(prompt, params))
-        return Generation(
-            text="".join(step.text for step in steps),
-            token_ids=[step.token_id for step in steps],
-            logprobs=[step.logprob for step in steps],
-            seed=params.seed or 0,
-            left_out=self.tokenizer.encode(prompt).left_out,
-        )
+        told = [(step.text, step.token_id, step.logprob) for step in self.stream(prompt, params)]
+        texts, ids, logprobs = zip(*told, strict=True) if told else ((), (), ())
+        left_out = self.tokenizer.encode(prompt).left_out
+        return Generation("".join(texts), list(ids), list(logprobs), params.seed or 0, left_out)
 
-    @torch.inference_mode()
+    def open(self, prompt: str, params: SamplingParams = SamplingParams()) -> Row:
+        """Read a prompt, for `step` to write on from it."""
+        params = params.seeded()
+        ids = self.tokenizer.encode(prompt).ids or [self.tokenizer.start_id]
+        ((logits, state),) = deque(self._read(ids), maxlen=1)  # of the last chunk
+        text = DecodeStream(skip_special_tokens=False)
+        return Row(params, params.max_new_tokens, state, logits[-1], _uniforms(params.seed or 0), text)
+
+    def step(self, rows: Sequence[Row]) -> list[Step]:
+        """One more token for each of these rows, together. Others may join them, and some leave, at every step.
+
+        Rows are not locked: each belongs to one thread at a time. What a row gets does not depend on its company.
+        """
+        unread = [row for row in rows if row.logits is None]
+        logits = self._read_last(unread) if unread else torch.empty(0)
+        if len(unread) < len(rows):  # some have just read their prompt
+            ahead = iter(logits)
+            logits = torch.stack([next(ahead) if row.logits is None else row.logits for row in rows])
+        exact = logits.double()  # (B, V)
+        tokens = sample(exact, [row.params for row in rows], [next(row.uniforms) for row in rows])
+        # log_softmax would wake OpenMP's threads for a few rows, and wait long for one if the cores are busy.
+        logprobs = exact.softmax(dim=-1).gather(-1, tokens[:, None])[:, 0].log()
+        steps = []
+        for row, one, token, logprob in zip(rows, logits.unbind(), tokens.tolist(), logprobs.tolist(), strict=True):
+            text = row.text.step(self.tokenizer.backend, token) or ""
+            steps.append(Step(token, text, logprob, one, row.params))
+            row.token, row.logits, row.left = token, None, row.left - 1
+        return steps
+
     def score(self, text: str) -> Score:
         """The cost of each token of `text` after a new line. Raises ValueError if no character is left to score."""
         ids, left_out = self.tokenizer.encode(text)
@@ -109,9 +176,6 @@ class LanguageModel:
         bits = float(nats.double().sum()) / math.log(2) / sum(map(len, tokens))
         return Score(tokens, nats.tolist(), bits, left_out)
 
-    def _context(self, prompt: str) -> list[int]:
-        return self.tokenizer.encode(prompt).ids or [self.tokenizer.start_id]
-
     def _read(self, ids: list[int]) -> Iterator[tuple[Tensor, Any]]:
         """Read ids in chunks; for each, logits (T, V) in float32 and the state after it."""
         state = None
@@ -119,34 +183,32 @@ class LanguageModel:
             logits, state = self._forward(chunk[None], state)
             yield logits[0], state
 
+    @torch.inference_mode()
     def _forward(self, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
         logits, state = self.model(ids.to(self.device), state)
         return logits.float().cpu(), state
 
-    @torch.inference_mode()
-    def _write(self, contexts: list[list[int]], params: list[SamplingParams]) -> Iterator[list[Step | None]]:
-        lengths = [p.max_new_tokens for p in params]
-        if not any(lengths):
-            return
-        generators = [torch.Generator().manual_seed(p.seed or 0) for p in params]  # a row's own: company changes nothing
-        texts = [DecodeStream(skip_special_tokens=False) for _ in params]
-        read = [deque(self._read(ids), maxlen=1).pop() for ids in contexts]  # the last chunk of each
-        logits = torch.stack([chunk[-1] for chunk, _ in read])  # (B, V)
-        states = [state for _, state in read]
-        state = states[0] if len(states) == 1 or states[0] is None else type(states[0]).stack(states)
-        tokens: list[int] = []  # the last of each row
-        for n in range(max(lengths)):
-            if tokens:
-                logits, state = self._forward(torch.tensor(tokens)[:, None], state)
-                logits = logits[:, -1]
-            logprobs = logits.log_softmax(dim=-1)
-            uniforms = [torch.rand((), generator=g, dtype=torch.float64).item() for g in generators]
-            steps: list[Step | None] = [None] * len(params)
-            for row in range(len(params)):
-                if n < lengths[row]:
-                    probs = sampling_probs(logits[row], params[row])
-                    token = draw(probs, uniforms[row])
-                    text = texts[row].step(self.tokenizer.backend, token) or ""
-                    steps[row] = Step(token, text, float(logprobs[row, token]), logprobs[row].exp(), probs)
-            yield steps
-            tokens = [step.token_id if step else self.tokenizer.start_id for step in steps]
+    def _read_last(self, rows: list[Row]) -> Tensor:
+        """Logits (B, V) after the last token of each row."""
+        tokens, states = [row.token for row in rows], [row.state for row in rows]
+        if self._engine:
+            return self._engine.forward(tokens, states)
+        alone = len(rows) == 1 or states[0] is None
+        logits, state = self._forward(torch.tensor(tokens)[:, None], states[0] if alone else type(states[0]).stack(states))
+        for row, part in zip(rows, [state] * len(rows) if alone else state.split(), strict=True):
+            row.state = part
+        return logits[:, -1]
+
+    def _write(self, prompts: Sequence[str], params: Sequence[SamplingParams]) -> Iterator[list[Step | None]]:
+        rows = [self.open(prompt, p) if p.max_new_tokens else None for prompt, p in zip(prompts, params, strict=True)]
+        while any(rows):
+            steps = iter(self.step([row for row in rows if row]))
+            yield [next(steps) if row else None for row in rows]
+            rows = [row if row and row.left else None for row in rows]
+
+
+def _uniforms(seed: int) -> Iterator[float]:
+    """The numbers in [0, 1) that a seed stands for, without end."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:  # many at once, which are the same as one by one, only quicker
+        yield from torch.rand(256, generator=generator, dtype=torch.float64).tolist()

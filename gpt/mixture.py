@@ -63,16 +63,22 @@ class MixtureConfig:
 
 
 class States:
-    """What both parts remember, each in its own way."""
+    """What both parts remember of some rows, each in its own way."""
 
-    def __init__(self, parts: list[Any]) -> None:
-        self.parts = parts
+    def __init__(self, parts: list[Any], rows: int) -> None:
+        self.parts, self.rows = parts, rows
 
     @classmethod
     def stack(cls, states: "list[States]") -> "States":
         """The rows of several as the batch of one."""
         pairs = zip(*(state.parts for state in states), strict=True)
-        return cls([None if part[0] is None else type(part[0]).stack(list(part)) for part in pairs])
+        parts = [None if part[0] is None else type(part[0]).stack(list(part)) for part in pairs]
+        return cls(parts, sum(state.rows for state in states))
+
+    def split(self) -> "list[States]":
+        """Its rows, each by itself."""
+        rows = zip(*([None] * self.rows if part is None else part.split() for part in self.parts), strict=True)
+        return [States(list(parts), 1) for parts in rows]
 
 
 class Mixture(CausalModel):
@@ -102,4 +108,4 @@ class Mixture(CausalModel):
         read = [part(ids, before) for part, before in zip(self.parts, states, strict=True)]
         weights = ids.new_tensor([self.config.weight, 1 - self.config.weight], dtype=torch.float32).log()
         first, second = (logits.float().log_softmax(dim=-1) + weight for (logits, _), weight in zip(read, weights, strict=True))
-        return torch.logaddexp(first, second), States([after for _, after in read])
+        return torch.logaddexp(first, second), States([after for _, after in read], len(ids))

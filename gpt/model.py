@@ -21,7 +21,7 @@ class CausalModel(nn.Module):
 
     The state is whatever the model remembers of the rows it has read: a KV cache, a hidden vector, nothing. None
     starts a text. It belongs to one request and is handed in and out, never kept on the model. A state that is not
-    None can join rows that were read apart: `type(state).stack(states)`.
+    None can join rows that were read apart, `type(state).stack(states)`, and part them again, `state.split()`.
     """
 
     config: Config

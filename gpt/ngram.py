@@ -75,6 +75,10 @@ class Past:
         """The rows of several as the batch of one."""
         return cls(torch.cat([past.ids for past in pasts]))
 
+    def split(self) -> "list[Past]":
+        """Its rows, each by itself."""
+        return [Past(row) for row in self.ids.split(1)]
+
 
 class NGram(CausalModel):
     """`forward(ids (B, T), state) -> logits (B, T, V), state`; the logits are logarithms of probabilities.

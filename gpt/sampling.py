@@ -4,6 +4,7 @@ The order is that of transformers: temperature, top-k, top-p, min-p, then the dr
 (..., V) and gives new ones, in which what may not be drawn is minus infinity.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import SystemRandom
 from typing import Any
@@ -57,7 +58,7 @@ class SamplingParams:
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
     """Divide by the temperature; at 0 only the likeliest remains (of equals, the one with the lowest id)."""
-    logits = logits - logits.max(dim=-1, keepdim=True).values  # the greatest is 0, so a tiny temperature cannot overflow
+    logits = logits - logits.amax(dim=-1, keepdim=True)  # the greatest is 0, so a tiny temperature cannot overflow
     if temperature == 0:
         best = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, logits.argmax(dim=-1, keepdim=True), True)
         return logits.masked_fill(~best, -torch.inf)
@@ -98,10 +99,25 @@ def sampling_probs(logits: Tensor, params: SamplingParams) -> Tensor:
     return logits.softmax(dim=-1)
 
 
-def draw(probs: Tensor, uniform: float) -> int:
-    """The token of (V,) probabilities at `uniform`, in [0, 1), of the way up their cumulative sum.
+def draw(probs: Tensor, uniform: Tensor | float) -> Tensor:
+    """The tokens (...) of (..., V) probabilities, each at `uniform` (...), in [0, 1), of the way up their cumulative sum.
 
     One uniform number a token, whatever the filters: so the same seed stays in step under any settings.
     """
     cumulative = probs.cumsum(dim=-1)
-    return int(torch.searchsorted(cumulative / cumulative[-1], uniform, right=True))
+    uniform = torch.as_tensor(uniform, dtype=probs.dtype)[..., None]
+    return torch.searchsorted(cumulative / cumulative[..., -1:], uniform, right=True)[..., 0]
+
+
+def sample(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
+    """A token (B,) for each row of logits (B, V), by its own settings; rows with the same are computed together."""
+    alike: dict[tuple[float, ...], list[int]] = {}
+    for row, p in enumerate(params):
+        alike.setdefault((p.temperature, p.top_k, p.top_p, p.min_p), []).append(row)
+    uniform = torch.tensor(uniforms, dtype=torch.float64)
+    if len(alike) == 1:
+        return draw(sampling_probs(logits, params[0]), uniform)
+    tokens = torch.empty(len(params), dtype=torch.long)
+    for rows in alike.values():
+        tokens[rows] = draw(sampling_probs(logits[rows], params[rows[0]]), uniform[rows])
+    return tokens

@@ -39,9 +39,15 @@ class Tokenizer:
     def from_file(cls, path: Path) -> "Tokenizer":
         """Open a tokenizer.json. Raises ValueError if it is not one, or not one that can write here."""
         try:
-            tokenizer = cls(tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8")))
-        except OSError:
-            raise
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise ValueError("it is not a tokenizer file") from None
+
+    @classmethod
+    def from_json(cls, content: str) -> "Tokenizer":
+        """Open the content of a tokenizer.json. Raises ValueError like `from_file`."""
+        try:
+            tokenizer = cls(tokenizers.Tokenizer.from_str(content))
         except Exception:  # the library raises no narrower class, and tells of its own insides
             raise ValueError("it is not a tokenizer file") from None
         if sorted(tokenizer.vocab.values()) != list(range(len(tokenizer))):

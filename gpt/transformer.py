@@ -9,6 +9,7 @@ Shapes: B batch, T time, C channels (hidden_size), V vocabulary, L layers, nh qu
 hs head size, W sliding window.
 """
 
+from copy import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -116,17 +117,29 @@ class KVCache:
         self.values = like.new_zeros(shape)
         self.length = torch.zeros(rows, dtype=torch.long, device=like.device)  # (B,) tokens read so far
         self.is_empty = True
+        self.whole: tuple[KVCache, int] | None = None  # the batch that this row was split from, and its place there
 
     @classmethod
     def stack(cls, caches: "list[KVCache]") -> "KVCache":
-        """The rows of several caches as the batch of one."""
+        """The rows of several caches as the batch of one; nothing is copied if they are all the rows of one already."""
+        first = caches[0].whole
+        if first and len(first[0].length) == len(caches) and all(c.whole == (first[0], i) for i, c in enumerate(caches)):
+            return first[0]
         stacked = cls.__new__(cls)
-        stacked.window = caches[0].window
+        stacked.window, stacked.whole = caches[0].window, None
         stacked.keys = torch.cat([cache.keys for cache in caches], dim=1)
         stacked.values = torch.cat([cache.values for cache in caches], dim=1)
         stacked.length = torch.cat([cache.length for cache in caches])
         stacked.is_empty = all(cache.is_empty for cache in caches)
         return stacked
+
+    def split(self) -> "list[KVCache]":
+        """Its rows, each a cache of one row, in the same memory."""
+        rows = [copy(self) for _ in self.length]
+        for i, row in enumerate(rows):
+            row.keys, row.values, row.length = self.keys[:, i : i + 1], self.values[:, i : i + 1], self.length[i : i + 1]
+            row.whole = self, i
+        return rows
 
     def key_positions(self, positions: Tensor) -> Tensor:
         """(B, S): the position of every key that `extend` will return, below 0 for an empty slot."""
@@ -163,7 +176,8 @@ class Rotary(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        pairs = torch.arange(0, config.head_dim, 2).float() / config.head_dim
+        # On the CPU also where shapes alone are wanted: on the device "meta", this would import sympy (`checkpoint.Unfilled`).
+        pairs = torch.arange(0, config.head_dim, 2, device="cpu").float() / config.head_dim
         self.register_buffer("inverse_frequencies", 1.0 / config.rope_theta**pairs, persistent=False)  # (hs/2,)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:

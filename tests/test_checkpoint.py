@@ -66,6 +66,27 @@ def test_weights_of_less_precision_can_be_saved_and_opened(tiny_gpt, tokenizer, 
     assert all(torch.equal(opened[name], weight.float()) for name, weight in tiny_gpt.state_dict().items())
 
 
+def test_an_open_model_and_its_file_do_not_change_each_other(folder, tiny_bigram, tokenizer):
+    weights = (folder / "model.safetensors").read_bytes()
+    lm, other = load(folder), load(folder)
+    params = SamplingParams(temperature=0, max_new_tokens=20)
+    text = lm.generate("The", params).text
+    with torch.no_grad():
+        for weight in other.model.parameters():
+            weight.zero_()
+    assert (folder / "model.safetensors").read_bytes() == weights
+    save(folder, tiny_bigram, tokenizer)
+    assert lm.generate("The", params).text == text
+
+
+def test_opening_a_model_leaves_the_random_numbers_alone(folder):
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    assert all(tensor.device.type == "cpu" for tensor in load(folder).model.buffers())
+    assert torch.equal(torch.rand(4), expected)
+
+
 def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "folder" / "file"
     write_aside(path, "old")

@@ -83,6 +83,20 @@ def test_what_is_no_number_is_a_usage_error(run):
     assert "invalid float value: 'warm'" in err
 
 
+# What each of these takes to import is a good part of a second. torch itself brings none of them.
+HEAVY = {"sympy", "torch._dynamo", "torch._inductor", "huggingface_hub", "transformers", "pandas", "train"}
+
+
+@pytest.mark.parametrize("model", ["bigram-shakespeare", "gpt-shakespeare"])
+def test_nothing_that_is_slow_to_import_stands_before_the_first_character(model):
+    code = "import sys; from gpt.__main__ import main; main(); print(*sys.modules, file=sys.stderr)"
+    call = [sys.executable, "-c", code, "--model", model, "--length", "1", "--seed", "1"]
+    done = subprocess.run(call, capture_output=True, text=True, check=True)
+    imported = set(done.stderr.split())
+    assert {"torch", "gpt.checkpoint"} <= imported
+    assert not HEAVY & imported
+
+
 def test_damaged_weights_end_with_one_sentence_and_no_traceback(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])

@@ -188,4 +188,6 @@ def test_a_saved_model_opens_the_same(model, lm, tokenizer, ids, tmp_path):
     assert weights.keys() == model.state_dict().keys()
     assert torch.equal(opened.model(ids)[0], model(ids)[0])
     params = SamplingParams(seed=8, max_new_tokens=40)
-    assert opened.generate("Both", params) == lm.generate("Both", params)
+    one, other = opened.generate("Both", params), lm.generate("Both", params)
+    assert one.token_ids == other.token_ids
+    assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)  # numbers that lie elsewhere may be added in another order

@@ -69,6 +69,12 @@ def test_a_part_without_a_state_mixes_too(tiny_bigram, tiny_gpt, ids):
     torch.testing.assert_close(rest, whole[:, 20:])
 
 
+def test_rows_of_two_parts_without_a_state_can_be_parted(tiny_bigram):
+    _, state = Mixture.of(tiny_bigram, tiny_bigram, 0.5)(torch.zeros((3, 2), dtype=torch.long))
+    assert [(row.parts, row.rows) for row in state.split()] == [([None, None], 1)] * 3
+    assert type(state).stack(state.split()).rows == 3
+
+
 def test_half_the_bytes_cost_next_to_nothing(tiny_gpt, ngram, tokenizer, ids, tmp_path):
     before = logprobs(Mixture.of(tiny_gpt, ngram, 0.5), ids)
     save(tmp_path / "full", Mixture.of(tiny_gpt, ngram, 0.5), tokenizer)

@@ -189,7 +189,8 @@ def test_a_space_starts_from_what_was_uploaded_and_answers(hub, run_folder, tmp_
 def test_what_a_space_holds(hub, publish, trained):
     assert publish("--space", "alice/page")[0] == 0
     files = hub.repos["space", "alice/page"].files()
-    code = {p.relative_to(ROOT).as_posix() for folder in ("gpt", "ui") for p in ROOT.glob(f"{folder}/*.py")} | {"app.py"}
+    code = {p.relative_to(ROOT).as_posix() for folder in ("gpt", "ui") for p in ROOT.glob(f"{folder}/*.py")}
+    code |= {"app.py", "gpt/engine.c"}
     shipped = {f"weights/{name}/{file}" for name in names() for file in FILES if (WEIGHTS / name / file).is_file()}
     others = {"README.md", "LICENSE", "requirements.txt", "weights/hub.json", ".gitattributes"}
     assert set(files) == code | shipped | others

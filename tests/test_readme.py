@@ -74,7 +74,7 @@ def test_the_command_line_example_runs():
 @pytest.fixture
 def follow(hub, tmp_path, run_folder):
     """A reader who has trained a model, as runs/mine, and does what the README says: with their name, and this Hub."""
-    for name in ("app.py", "gpt", "train", "ui", "weights"):
+    for name in ("docs", "gpt", "train", "weights"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(run_folder, tmp_path / "runs" / "mine")
     env = hub.env(hub.WRITE, home=tmp_path / "home") | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -111,6 +111,14 @@ def test_use_a_model_of_the_hub_as_it_says(hub, follow, run_folder):
     assert len(follow("python", "-c", example)) > 250
     hub.close()
     assert len(follow("python", "-c", example)) > 250  # from the cache
+
+
+def test_a_program_of_its_own_as_it_says(follow):
+    lines = next(block for block in blocks("", section("Use the weights")) if "export" in block).splitlines()
+    follow("bash", "-c", lines[0])
+    assert len(follow("bash", "-c", lines[1])) > 250
+    params = SamplingParams(temperature=0, max_new_tokens=300)
+    assert follow("bash", "-c", lines[2]) == load("gpt-shakespeare").generate("ROMEO:", params).text
 
 
 def test_serve_it_with_another_engine_as_it_says():

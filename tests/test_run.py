@@ -15,6 +15,7 @@ from gpt import CheckpointError, SamplingParams, load
 from train import run as runs
 from train.data import Data
 from train.evaluate import held_out
+from train.processes import Processes
 from train.recipe import BigramRecipe, GPTRecipe
 from train.run import RESUME, TRAINING, WINDOW, Texts, count, counted_bigram, learn, machine
 from train.trainer import Budget, Done, Losses, Sample, Step
@@ -30,7 +31,7 @@ def start(data, out, **options):
 
 def timeless(events):
     """What events tell, but for the time that it took."""
-    skipped = {"seconds", "tokens_per_second"}
+    skipped = {"seconds", "tokens_per_second", "spent"}
     return [(type(event), {k: v for k, v in vars(event).items() if k not in skipped}) for event in events]
 
 
@@ -98,6 +99,9 @@ def test_training_json_tells_what_can_be_checked(whole, data):
     assert facts["recipe"]["layers"] == 1
     assert facts["command"] == "a test"
     assert facts["precision"] == "float32"
+    assert facts["processes"] == 1
+    assert facts["spent"].keys() == {"data", "forward", "backward", "optimizer", "evaluation", "saving"}
+    assert facts["spent"] == events[-1].spent
     baseline = held_out(counted_bigram(texts)[0], texts.held_out, WINDOW).nats_per_token
     assert facts["baselines"]["bigram"] == pytest.approx(baseline)
     sample = facts["sample"]
@@ -244,6 +248,16 @@ def test_it_is_saved_every_minute(data, tmp_path, monkeypatch):
     assert torch.load(tmp_path / "out" / RESUME, weights_only=True)["trainer"]["step"] == 7
 
 
+def test_a_run_that_was_saved_before_its_time_was_accounted_for_goes_on(data, tmp_path):
+    out, run = tmp_path / "out", start(data, tmp_path / "out")
+    next(event for event in run if event.step == 120)
+    run.close()
+    saved = torch.load(out / RESUME, weights_only=True)
+    assert sum(saved["trainer"].pop("spent").values()) > 0
+    torch.save(saved, out / RESUME)
+    assert list(start(data, out, resume=True))[-1].step == 250
+
+
 def test_a_learned_bigram_can_be_resumed(data, tmp_path):
     def begin(**options):
         return learn("bigram", BigramRecipe(), data, tmp_path / "out", Budget(steps=5), 1, "a test", **options)
@@ -328,6 +342,12 @@ def test_there_is_nothing_to_resume_in_a_finished_run(whole, data):
 
 def test_there_is_nothing_to_resume_where_nothing_is(data, tmp_path):
     assert "there is nothing to resume" in refused(start(data, tmp_path / "out", resume=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_anything_is_written(data, tmp_path):
+    said = refused(start(data, tmp_path / "out", processes=Processes(0, 8)))  # 64 tokens: 8 rows of 8, then 4 of 16
+    assert said == "a batch of 4 rows does not divide among 8 processes; start one of: 1, 2, 4"
     assert not (tmp_path / "out").exists()
 
 

@@ -108,6 +108,11 @@ def test_a_gpt_is_trained_in_the_sizes_that_were_asked_for(run, text, tmp_path):
         f"step 3: train {facts['train_loss']:.4f}, held out {facts['held_out']['nats_per_token']:.4f} nats a token" in said + err
     )
     assert "the best so far" in said + err
+    line = re.search(r"^\s*([\d,]+) tokens in .*?, ([\d,]+) tokens/s: (.*)$", said + err, re.MULTILINE)
+    assert line[1] == f"{facts['tokens']:,}"
+    shares = dict(part.removesuffix(" %").rsplit(" ", 1) for part in line[3].split(", "))
+    assert shares.keys() == facts["spent"].keys()
+    assert sum(map(float, shares.values())) == pytest.approx(100, abs=0.5)
 
 
 def test_a_window_of_one_can_be_trained(run, text, tmp_path):
@@ -121,7 +126,7 @@ def test_minutes_pick_the_size(run, text, tmp_path):
     assert run("run", "gpt", "--data", text, "--out", out, "--minutes", 0.001, "--device", "cpu")[0] == 0
     facts = facts_of(out)
     assert facts["budget"] == {"minutes": 0.001}
-    assert (facts["recipe"]["layers"], facts["recipe"]["width"]) == (2, 96)
+    assert (facts["recipe"]["layers"], facts["recipe"]["width"]) == (2, 64)
 
 
 def test_evaluate_gives_the_loss_of_the_training(run, text, tmp_path):
@@ -212,6 +217,19 @@ def test_a_wrong_option_ends_with_one_sentence(run, text, tmp_path, options, sai
 def test_cuda_that_is_not_there_is_refused(run, text, tmp_path):
     said = refused(run("run", "gpt", "--data", text, "--out", tmp_path / "out", "--device", "cuda"))
     assert said == "there is no CUDA device here; leave --device out to train on the CPU"
+
+
+@pytest.mark.parametrize(
+    ("options", "compiles"), [("", True), ("--no-compile", False), ("--device cpu", False), ("--device cpu --compile", True)]
+)
+def test_a_gpu_is_used_and_compiled_for_where_there_is_one(run, text, tmp_path, monkeypatch, options, compiles):
+    def learn(*_, device, compile, **__):
+        raise ValueError(f"{device} {compile}")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("train.__main__.learn", learn)
+    said = refused(run("run", "gpt", "--data", text, "--out", tmp_path / "out", *options.split()))
+    assert said == f"{'cpu' if 'cpu' in options else 'cuda'} {compiles}"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import torch
 
 from gpt import Bigram, BigramConfig
 from train import trainer as training
+from train.processes import Processes
 from train.trainer import Budget, Done, Losses, Sample, Step, Trainer, learning_rate_factor
 
 
@@ -134,29 +135,147 @@ def test_a_saved_trainer_goes_on_exactly(stop):
     after = list(second.run())
 
     def facts(events):
-        timeless = {"seconds", "tokens_per_second"}
+        timeless = {"seconds", "tokens_per_second", "spent"}
         return [(type(e), {k: v for k, v in vars(e).items() if k not in timeless}) for e in events]
 
     assert facts(before + after) == facts(whole)
 
 
+class Clock:
+    """Time that passes only when a test says so."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(training.time, "perf_counter", lambda: self.now)
+
+    def takes(self, seconds, call=lambda *_: None):
+        """`call`, made to take so long."""
+
+        def slowly(*args):
+            self.now += seconds
+            return call(*args)
+
+        return slowly
+
+
 def test_minutes_are_the_time_that_was_spent(monkeypatch):
-    now = 0.0
-
-    def clock():  # half a second between two looks at it
-        nonlocal now
-        now += 0.5
-        return now
-
-    monkeypatch.setattr(training.time, "perf_counter", clock)
-    events = list(make(Budget(minutes=1)).run())
+    clock = Clock(monkeypatch)
+    trainer = make(Budget(minutes=1))
+    trainer.batch = clock.takes(0.5, trainer.batch)
+    trainer.evaluate = clock.takes(2, trainer.evaluate)
+    events = list(trainer.run())
     steps = [event for event in events if isinstance(event, Step)]
     assert steps[9].progress == pytest.approx(5 / 60)
+    assert {event.tokens_per_second for event in steps[:9]} == {20}
     looks = [event.seconds for event in events if isinstance(event, Losses)]
-    assert looks[0] == pytest.approx(30.5)  # half a minute of two: a look costs as much as dozens of steps
-    assert len(looks) == 2
-    assert events[-1].seconds >= 60
-    assert events[-1].step == pytest.approx(120, abs=5)
+    assert looks == [32, 62]  # half a minute of two: a look costs as much as dozens of steps
+    assert events[-1].seconds == 62
+    assert events[-1].step == 116
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """A trainer whose parts take 1, 2, 4, ... seconds each time."""
+
+    def of(**options):
+        clock = Clock(monkeypatch)
+        trainer = make(Budget(steps=2), **options)
+        trainer.batch = clock.takes(1, trainer.batch)
+        trainer.model.register_forward_pre_hook(clock.takes(2))
+        trainer.model.logits.register_hook(clock.takes(4))
+        trainer.optimizers[0].register_step_pre_hook(clock.takes(8))
+        trainer.evaluate, trainer.sample = clock.takes(16, trainer.evaluate), clock.takes(32, trainer.sample)
+        return trainer, clock
+
+    return of
+
+
+def test_where_the_time_goes(timed):
+    trainer, clock = timed()
+    for event in trainer.run():
+        if not isinstance(event, Done):
+            clock.now += 64  # whoever listens saves
+    parts = {"data": 2, "forward": 4, "backward": 8, "optimizer": 16, "evaluation": 48, "saving": 4 * 64}
+    assert trainer.spent == event.spent == parts
+    assert clock.now - 100 == sum(parts.values())
+
+
+def test_the_first_batch_of_a_shape_is_compiling(timed, monkeypatch):
+    monkeypatch.setattr(training.torch, "compile", lambda loss, dynamic: loss)
+    trainer, _ = timed(compile=True)
+    *_, done = trainer.run()
+    assert (done.spent["compiling"], done.spent["forward"], done.spent["backward"]) == (14, 2, 4)
+
+
+def test_a_resumed_run_goes_on_counting_its_time(timed):
+    trainer, _ = timed()
+    next(trainer.run())
+    state = trainer.state_dict()
+    resumed, _ = timed()
+    resumed.load_state_dict(state)
+    *_, done = resumed.run()
+    assert (done.spent["data"], done.spent["forward"]) == (2, 4)
+    del state["spent"]  # as it was once saved
+    older, _ = timed()
+    older.load_state_dict(state)
+    *_, done = older.run()
+    assert (done.spent["data"], done.spent["forward"]) == (1, 2)
+
+
+def test_all_processes_go_by_the_clock_of_the_first(monkeypatch):
+    clock, heard = Clock(monkeypatch), []
+
+    class Second(Processes):
+        def sum(self, number):
+            heard.append(number)
+            return 20.0 * len(heard)
+
+        def average(self, tensors):
+            pass
+
+    trainer = make(Budget(minutes=1), processes=Second(1, 2))
+    trainer.batch = clock.takes(1000, trainer.batch)
+    steps = [event for event in trainer.run() if isinstance(event, Step)]
+    assert [step.progress for step in steps] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert set(heard) == {0.0}
+
+
+def test_a_process_trains_on_its_share_and_counts_all():
+    class Fake(Processes):
+        def sum(self, number):
+            return 1.0
+
+        def average(self, tensors):
+            loss, *grads = tensors
+            assert [grad.shape for grad in grads] == [(4, 4)]
+            loss.fill_(7.0)
+
+    trainer = make(Budget(steps=1), processes=Fake(1, 2))
+    seen = []
+    trainer.model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    step, *_, done = trainer.run()
+    whole, _ = trainer.batch(0.0, torch.Generator().manual_seed(0))
+    assert torch.equal(seen[0], whole[1:])
+    assert (step.loss, done.tokens) == (7.0, 2 * 5)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own use of it
+def test_a_compiled_model_learns_the_same(make_gpt):
+    def losses(compile):
+        model = make_gpt(vocab_size=8, num_hidden_layers=1, hidden_size=32, intermediate_size=32)
+        optimizers = [torch.optim.SGD(model.parameters(), lr=0.1)]
+
+        def batch(progress, generator):
+            ids = torch.randint(8, (2, 9), generator=generator)
+            return ids[:, :-1], ids[:, 1:]
+
+        trainer = Trainer(model, optimizers, batch, lambda: 0.0, lambda: "", Budget(steps=3), compile=compile)
+        return [event.loss for event in trainer.run() if isinstance(event, Step)], trainer
+
+    (compiled, trainer), (plain, _) = losses(True), losses(False)
+    assert compiled == pytest.approx(plain, abs=1e-4)
+    assert trainer.loss != trainer._loss
+    assert trainer.spent["compiling"] > trainer.spent["forward"]
 
 
 @pytest.mark.parametrize("low_precision", [True, False])

@@ -1,6 +1,7 @@
 """What a visitor asks for, its limits, and the link that shows the same text again."""
 
 import re
+import threading
 from urllib.parse import parse_qsl
 
 import pytest
@@ -160,3 +161,23 @@ def test_a_model_that_a_space_was_made_for_comes_first_to_hand(monkeypatch):
     assert default() is published
     monkeypatch.setattr("ui.shelf.shelf", lambda: [Shelved(lm, own[0].facts | {"kind": "mixture"})])
     assert default().lm is lm  # if there is nothing else
+
+
+def test_the_first_character_is_shown_at_once(monkeypatch):
+    monkeypatch.setattr("ui.writing.UPDATE", 600.0)
+    writing = Writing(ASK, take("bigram-shakespeare").lm)
+    assert [len(writing.pieces) for _ in writing.write(100)] == [1, 100]
+
+
+def test_more_visitors_than_turns_each_get_theirs_and_whoever_leaves_gives_it_back(monkeypatch):
+    monkeypatch.setattr("ui.writing.UPDATE", 0.0)
+    monkeypatch.setattr("ui.writing.TURNS", threading.Semaphore(1))
+    crowd = [Writing(ASK, take("bigram-shakespeare").lm) for _ in range(3)]
+    writes = [writing.write(100) for writing in crowd]
+    for write in writes:
+        next(write)  # nobody holds a turn while what they wrote is on its way to the page
+    writes[0].close()
+    assert not crowd[0].busy.locked()
+    for write in writes[1:]:
+        assert len(list(write)) == 99
+    assert crowd[1].text == crowd[2].text

@@ -1,6 +1,7 @@
 """`python -m train`: train a model from a text, measure it, publish it."""
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -14,9 +15,11 @@ from tqdm import tqdm
 from gpt import CheckpointError, load
 from gpt.hub import HubError
 from train import data as texts
+from train.card import duration
 from train.count import counted_ngram
 from train.evaluate import held_out, reading
 from train.mix import mix
+from train.processes import Processes
 from train.publish import publish
 from train.recipe import BigramRecipe, GPTRecipe, Recipe
 from train.run import count, learn
@@ -48,7 +51,11 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=1337, help="of weights, batches and samples (%(default)s)")
     run.add_argument("--resume", action="store_true", help="go on with a run that was stopped; repeat its other options")
     run.add_argument("--device", choices=("cpu", "cuda"), help="cuda if there is one, else cpu")
-    run.add_argument("--compile", action="store_true", help="compile the model first: a minute that pays in a run of ten")
+    run.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="compile the model first: a minute that pays in a run of ten (on a GPU yes, else no)",
+    )
     for name, kind, text in (
         ("layers", int, "blocks of a gpt"),
         ("width", int, "channels of a gpt"),
@@ -71,12 +78,21 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def run(args: argparse.Namespace) -> Generator[Event]:
-    data = texts.read(args.data)
+def pick_device(args: argparse.Namespace) -> str:
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("there is no CUDA device here; leave --device out to train on the CPU")
+    return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def run(args: argparse.Namespace, device: str, processes: Processes) -> Generator[Event]:
+    with processes.first_goes_first():  # the first may have to download it
+        data = texts.read(args.data)
     # As typed, but for where things lie on this machine: the command goes into the card.
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     command = "python -m train " + shlex.join(words)
     shape = {name: value for name in ("layers", "width", "context", "dropout") if (value := getattr(args, name)) is not None}
+    if args.kind in ("ngram", "mixture") and processes.size > 1:
+        raise ValueError(f"{args.kind} takes one process; start it without torchrun")
     if args.kind == "mixture" and not args.of:
         raise ValueError("a mixture needs two models; name them with --of")
     if args.kind != "mixture" and args.of:
@@ -94,23 +110,23 @@ def run(args: argparse.Namespace) -> Generator[Event]:
                 raise ValueError(
                     "counting pairs knows no --resume, --device or --compile; leave them out, or give --steps to learn"
                 )
+            if processes.size > 1:
+                raise ValueError("counting takes one process; start it without torchrun, or give --steps to learn")
             return count(data, args.out, args.seed, command)
         recipe: Recipe = BigramRecipe()
     else:
         recipe = replace(GPTRecipe.for_minutes(args.minutes or DEFAULT_MINUTES), **shape)
     if args.minutes is None and args.steps is None:
         args.minutes = DEFAULT_MINUTES
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("there is no CUDA device here; leave --device out to train on the CPU")
+    compile = device == "cuda" if args.compile is None else args.compile
     budget = Budget(args.steps, args.minutes)
-    options = {"seed": args.seed, "command": command, "resume": args.resume, "device": device, "compile": args.compile}
+    options = {"seed": args.seed, "command": command, "resume": args.resume, "device": device, "compile": compile}
     if args.kind == "mixture":
         return mix(data, args.out, args.of, recipe, budget, **options)
-    return learn(args.kind, recipe, data, args.out, budget, **options)
+    return learn(args.kind, recipe, data, args.out, budget, processes=processes, **options)
 
 
-def show(events: Generator[Event]) -> None:
+def show(events: Generator[Event], processes: Processes = Processes()) -> None:
     """Print what a run reports. Ctrl-C ends it between two steps, with everything saved."""
     stop = False
 
@@ -120,28 +136,43 @@ def show(events: Generator[Event]) -> None:
 
     signal.signal(signal.SIGINT, ask_to_stop)
     pause = 0.1 if sys.stderr.isatty() else 30  # seconds between two lines in a log file
-    with tqdm(
-        total=100, mininterval=pause, bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
-    ) as bar:
+    look = "{desc} {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
+    with tqdm(total=100, mininterval=pause, bar_format=look, disable=not processes.is_first) as bar:
         for event in events:
-            match event:
-                case Step():
-                    bar.n = 100 * event.progress
-                    bar.set_description_str(f"step {event.step}", refresh=False)
-                    bar.set_postfix_str(f"loss {event.loss:.3f}, {event.tokens_per_second:,.0f} tokens/s", refresh=False)
-                    bar.update(0)
-                case Losses():
-                    mark = ", the best so far" if event.best else ""
-                    bar.write(f"step {event.step}: train {event.train:.4f}, held out {event.held_out:.4f} nats a token{mark}")
-                case Sample():
-                    bar.write(event.text + "\n")
-                case Done():
-                    bar.n = 100
-                    bar.refresh()
-            if stop and not isinstance(event, Done):
+            if processes.is_first:
+                tell(event, bar)
+            if processes.sum(stop) and not isinstance(event, Done):  # all stop at one step, whoever was asked first
                 events.close()
-                bar.write("Stopped. The same command with --resume goes on from here.")
+                if processes.is_first:
+                    bar.write("Stopped. The same command with --resume goes on from here.")
                 sys.exit(130)
+
+
+def tell(event: Event, bar: tqdm) -> None:
+    match event:
+        case Step():
+            bar.n = 100 * event.progress
+            bar.set_description_str(f"step {event.step}", refresh=False)
+            bar.set_postfix_str(f"loss {event.loss:.3f}, {event.tokens_per_second:,.0f} tokens/s", refresh=False)
+            bar.update(0)
+        case Losses():
+            mark = ", the best so far" if event.best else ""
+            bar.write(f"step {event.step}: train {event.train:.4f}, held out {event.held_out:.4f} nats a token{mark}")
+        case Sample():
+            bar.write(event.text + "\n")
+        case Done():
+            bar.n = 100
+            bar.refresh()
+            if event.spent:  # counting has no parts
+                bar.write(account(event))
+
+
+def account(done: Done) -> str:
+    """Where the time of a run went, in one line."""
+    spent = sorted(done.spent.items(), key=lambda part: -part[1])
+    total = sum(done.spent.values())
+    parts = ", ".join(f"{name} {100 * seconds / total:.1f} %" for name, seconds in spent)
+    return f"{done.tokens:,} tokens in {duration(total)}, {done.tokens / total:,.0f} tokens/s: {parts}"
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -162,8 +193,11 @@ def main() -> None:
     args = parser().parse_args()
     try:
         if args.command == "run":
-            show(run(args))
-            print(f"The model is in {args.out}. Try: python -m gpt --model {shlex.quote(str(args.out))}")
+            device = pick_device(args)
+            processes = Processes.join(device)
+            show(run(args, device, processes), processes)
+            if processes.is_first:
+                print(f"The model is in {args.out}. Try: python -m gpt --model {shlex.quote(str(args.out))}")
         elif args.command == "evaluate":
             evaluate(args)
         else:
@@ -171,9 +205,13 @@ def main() -> None:
             for told in publish(args.folder, args.repo, **options):
                 print(told, flush=True)
     except (ValueError, OSError, CheckpointError, HubError) as error:
-        sys.exit(f"python -m train: {error}")
+        # What one process refuses, all of them do, and the first says so; what its machine denies it, each says itself.
+        silent = int(os.environ.get("RANK", "0")) > 0 and isinstance(error, ValueError)
+        sys.exit(1 if silent else f"python -m train: {error}")
     except KeyboardInterrupt:  # before the first step, when there is nothing to keep
         sys.exit(130)
+    finally:
+        Processes.leave()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def orthogonalize(matrices: Tensor, steps: int = 3) -> Tensor:
     a, b, c = 3.4445, -4.7750, 2.0315  # Jordan's coefficients: steepest slope at zero
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)  # (a + b gram + c gram^2) x
     return x.mT if tall else x
 
 

@@ -18,7 +18,7 @@ from gpt.hub import LOG_IN, HubError, api, asking
 from train.card import PROJECT, card
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ("app.py", "LICENSE", "gpt/*.py", "ui/*.py")  # what a Space runs, beside the weights
+PAGE = ("app.py", "LICENSE", "gpt/*.py", "gpt/*.c", "ui/*.py")  # what a Space runs, beside the weights
 TORCH = "torch>=2.8,<2.12  # ZeroGPU has these\n"
 HARDWARE: Any = "zero-a10g"  # what free accounts get; the owner may change it in the Space's settings
 TOLERANCE = 1e-3  # nats; another processor or PyTorch rounds otherwise, by about 1e-5

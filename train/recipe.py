@@ -42,8 +42,10 @@ class GPTRecipe:
         A small model learns faster, a large one further. A text of a million characters is read over and over in a
         long run: then dropout holds the model back from learning it by heart.
         """
+        if minutes <= 0.5:
+            return cls(layers=2, width=64, context=128, batch_tokens=1024, muon_rate=0.03, adam_rate=0.012)
         if minutes <= 1.5:
-            return cls(layers=2, width=96, context=128, batch_tokens=1024, muon_rate=0.03, adam_rate=6e-3)
+            return cls(layers=2, width=96, context=128, batch_tokens=1024, muon_rate=0.03, adam_rate=0.012)
         if minutes <= 5:
             return cls(layers=3, width=96, muon_rate=0.03, adam_rate=6e-3)
         if minutes <= 15:

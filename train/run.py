@@ -23,6 +23,7 @@ from gpt.model import CausalModel
 from train.card import card, loss_curve
 from train.data import Data, random_batch
 from train.evaluate import WINDOW, HeldOut, held_out
+from train.processes import Processes
 from train.recipe import Recipe
 from train.trainer import WARMUP, Budget, Done, Event, Losses, Trainer
 
@@ -123,12 +124,16 @@ def learn(
     resume: bool = False,
     device: str = "cpu",
     compile: bool = False,
+    processes: Processes = Processes(),
 ) -> Generator[Event]:
     """Train by gradient descent. The folder `out` always holds the best model so far, whole, and what `resume` needs.
 
-    Raises ValueError if `out` holds another run, or with `resume` none that this one continues.
+    Of several processes the first evaluates and writes. Raises ValueError if `out` holds another run, with `resume` none
+    that this one continues, or if a batch does not divide among the processes.
     """
     params = SamplingParams(max_new_tokens=200, seed=seed)
+    for start in (0, 1):  # batches may change their shape on the way
+        processes.check(recipe.batch_shape(start)[0])
     texts = Texts.of(data, recipe.context)
     # With a compiler the casts to bfloat16 are fused away and its products pay, where the processor has them.
     low_precision = device == "cuda" or (compile and _native_bfloat16())
@@ -150,31 +155,35 @@ def learn(
 
     def evaluate() -> float:
         nonlocal result
-        result = held_out(model, texts.held_out, recipe.context)
-        return result.nats_per_token
+        if processes.is_first:
+            result = held_out(model, texts.held_out, recipe.context)
+        return processes.sum(result.nats_per_token if result else 0.0)
 
     def batch(progress: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         return random_batch(texts.train, *recipe.batch_shape(progress), generator)
 
     def sample() -> str:
-        return LanguageModel(model, texts.tokenizer).generate(data.prompt, params).text
+        return LanguageModel(model, texts.tokenizer).generate(data.prompt, params).text if processes.is_first else ""
 
-    trainer = Trainer(model, optimizers, batch, evaluate, sample, budget, seed, low_precision, compile)
+    trainer = Trainer(model, optimizers, batch, evaluate, sample, budget, seed, low_precision, compile, processes)
     identity = {"data": data.sha256, **settings}  # what a resumed run must share with the one it continues
     progress: dict[str, Any] = {"started": _now(), "curve": []}
 
     def save_resume() -> None:
+        if not processes.is_first:
+            return
         buffer = io.BytesIO()
         torch.save({"identity": identity, "progress": progress, "trainer": trainer.state_dict()}, buffer)
         write_aside(out / RESUME, buffer.getvalue())
 
-    if resume:
-        saved = _read_resume(out / RESUME, identity)
-        trainer.load_state_dict(saved["trainer"])
-        progress = saved["progress"]
-    else:
-        refuse_if_used(out)
-        save_resume()  # now, so that a run can go on whenever it is killed, and a full disk is found at once
+    with processes.first_goes_first():
+        if resume:
+            saved = _read_resume(out / RESUME, identity)
+            trainer.load_state_dict(saved["trainer"])
+            progress = saved["progress"]
+        elif processes.is_first:
+            refuse_if_used(out)
+            save_resume()  # now, so that a run can go on whenever it is killed, and a full disk is found at once
     saved_at = time.perf_counter()
     try:
         for event in trainer.run():
@@ -183,7 +192,7 @@ def learn(
                     {"step": event.step, "seconds": event.seconds, "train": event.train, "held_out": event.held_out}
                 )
                 if event.best and result:
-                    run = {"kind": kind, "command": command, "started": progress["started"]}
+                    run = {"kind": kind, "command": command, "started": progress["started"], "processes": processes.size}
                     run |= {
                         "train_loss": event.train,
                         "steps": event.step,
@@ -195,7 +204,7 @@ def learn(
             if time.perf_counter() - saved_at > SAVE_EVERY or isinstance(event, Losses):
                 save_resume()
                 saved_at = time.perf_counter()
-            if isinstance(event, Done):
+            if isinstance(event, Done) and processes.is_first:
                 _finish(out, event, progress["curve"])
             yield event
     except GeneratorExit:  # whoever listened has stopped, between two steps
@@ -246,7 +255,8 @@ def _write_folder(
 def _finish(out: Path, done: Done, curve: list[dict[str, float]]) -> None:
     """The best weights are written; add how the run ended, and drop what only a resumed run needs."""
     facts = json.loads((out / TRAINING).read_text(encoding="utf-8"))
-    _write_facts(out, facts | {"finished": True, "run_steps": done.step, "run_seconds": done.seconds, "curve": curve})
+    ended = {"finished": True, "run_steps": done.step, "run_seconds": done.seconds, "spent": done.spent, "curve": curve}
+    _write_facts(out, facts | ended)
     (out / RESUME).unlink(missing_ok=True)
 
 

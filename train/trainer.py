@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt.model import CausalModel
+from train.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Done:
-    """The budget is used up."""
+    """The budget is used up. spent: where its seconds went, as `Trainer` names the parts."""
 
     step: int
     seconds: float
     tokens: int
+    spent: dict[str, float] = field(default_factory=dict, compare=False)
 
 
 Event = Step | Losses | Sample | Done
@@ -90,6 +92,12 @@ class Trainer:
     evaluate     () -> held-out loss in nats a token
     sample       () -> a text
     optimizers   any; their learning rates are scaled by the schedule
+    processes    which share each batch's rows; the first one's clock is that of all
+
+    `spent` says where the seconds went: data, forward, backward, exchange (waiting for the other processes included),
+    optimizer, evaluation (the sample included), and saving, which is whatever was done between two events. A GPU is only
+    told what to do and works behind our back: there forward, backward and optimizer are one part, update. With
+    `compile`, an update of a shape that is new is compiling.
     """
 
     def __init__(
@@ -103,11 +111,13 @@ class Trainer:
         seed: int = 0,
         low_precision: bool = False,
         compile: bool = False,
+        processes: Processes = Processes(),
     ) -> None:
         self.model, self.optimizers, self.budget, self.seed = model, optimizers, budget, seed
+        self.processes = processes
         self.batch, self.evaluate, self.sample = batch, evaluate, sample
         self.device = next(model.parameters()).device
-        self.low_precision = low_precision
+        self.low_precision, self.compile = low_precision, compile
         self.loss = torch.compile(self._loss, dynamic=False) if compile else self._loss
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         self.step, self.tokens, self.seconds = 0, 0, 0.0
@@ -116,6 +126,8 @@ class Trainer:
         self.interval = max(0.05, 100 / budget.steps if budget.steps else 0.5 / (budget.minutes or 1))
         self.next_evaluation = self.interval  # as a share of the budget
         self.losses: list[float] = []  # since the last evaluation
+        self.spent: dict[str, float] = {}  # seconds
+        self.seen: set[torch.Size] = set()  # shapes of batches that this process has trained on
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16) if self.low_precision else nullcontext():
@@ -125,33 +137,55 @@ class Trainer:
     def run(self) -> Iterator[Event]:
         """Train, an event at a time. Between two events the trainer may be saved, or left for good."""
         self.model.train()
-        clock = time.perf_counter() - self.seconds
+        clock = self.mark = time.perf_counter()
+        clock -= self.seconds
         while True:
             progress = self.budget.progress(self.step, self.seconds)
             if self.losses and (progress >= self.next_evaluation or progress == 1):
                 yield from self._look(progress, clock)
             if progress == 1:
                 break
-            # Every step draws from its own seed, so that a resumed run goes on exactly as it would have.
-            generator = torch.Generator().manual_seed(self.seed * 1_000_000 + self.step)
-            torch.manual_seed(self.seed * 1_000_000 + self.step)
-            inputs, targets = (part.to(self.device) for part in self.batch(progress, generator))
+            # Every step draws from its own seed, so that a resumed run goes on exactly as it would have. The batch is that
+            # of all processes; what is dropped differs between them, as their rows do.
+            seed = self.seed * 1_000_000 + self.step
+            generator = torch.Generator().manual_seed(seed)
+            torch.manual_seed(seed + (self.processes.rank << 53))
+            rows = [self.processes.share(part).to(self.device) for part in self.batch(progress, generator)]
             for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * learning_rate_factor(progress)
-            loss = self.loss(inputs, targets)
-            loss.backward()
-            for optimizer in self.optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            self.losses.append(loss.item())
-            if not math.isfinite(self.losses[-1]):
+            self._lap("data")
+            loss = self._update(rows)
+            self.losses.append(loss)
+            if not math.isfinite(loss):
                 raise ValueError(f"the loss is no number after step {self.step}: the rates are too high for this model and text")
-            self.step, self.tokens = self.step + 1, self.tokens + inputs.numel()
-            before, self.seconds = self.seconds, time.perf_counter() - clock
+            tokens = rows[0].numel() * self.processes.size
+            self.step, self.tokens = self.step + 1, self.tokens + tokens
+            before, self.seconds = self.seconds, self._elapsed(clock)
             done = self.budget.progress(self.step, self.seconds)
-            yield Step(self.step, done, self.losses[-1], inputs.numel() / (self.seconds - before))
-        yield Done(self.step, self.seconds, self.tokens)
+            yield Step(self.step, done, loss, tokens / (self.seconds - before))
+            self._lap("saving")
+        yield Done(self.step, self.seconds, self.tokens, self.spent)
+
+    def _update(self, rows: list[Tensor]) -> float:
+        """Make one step, and return its loss over all processes."""
+        whole = "update" if self.device.type == "cuda" else None
+        if self.compile and rows[0].shape not in self.seen:
+            whole = "compiling"
+        self.seen.add(rows[0].shape)
+        loss = self.loss(*rows)
+        self._lap(whole or "forward")
+        loss.backward()
+        self._lap(whole or "backward")
+        if self.processes.size > 1:
+            self.processes.average([loss.detach(), *(p.grad for p in self.model.parameters() if p.grad is not None)])
+            self._lap("exchange")
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        number = loss.item()
+        self._lap(whole or "optimizer")
+        return number
 
     def _look(self, progress: float, clock: float) -> Iterator[Event]:
         held_out = self.evaluate()
@@ -161,16 +195,27 @@ class Trainer:
         best = held_out < self.best
         self.best, self.losses = min(self.best, held_out), []
         self.next_evaluation = progress + self.interval - 1e-9  # less than a step: rounding should not add one
-        self.seconds = time.perf_counter() - clock
+        self.seconds = self._elapsed(clock)
+        self._lap("evaluation")
         yield Losses(self.step, self.seconds, train, held_out, best)
         yield Sample(self.step, text)
+        self._lap("saving")
+
+    def _elapsed(self, clock: float) -> float:
+        """Seconds on the first process's clock, so that all of them end at the same step."""
+        return self.processes.sum(time.perf_counter() - clock if self.processes.is_first else 0.0)
+
+    def _lap(self, part: str) -> None:
+        """Book the time since the last lap."""
+        before, self.mark = self.mark, time.perf_counter()
+        self.spent[part] = self.spent.get(part, 0.0) + self.mark - before
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later run needs to go on from here: tensors and plain numbers."""
         return {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            **{name: getattr(self, name) for name in ("step", "tokens", "seconds", "best", "next_evaluation", "losses")},
+            **{name: getattr(self, name) for name in ("step", "tokens", "seconds", "best", "next_evaluation", "losses", "spent")},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

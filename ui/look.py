@@ -121,5 +121,6 @@ footer .divider {{ display: none; }}
 #use [role=tab] {{ padding: 6px 9px; }}
 #files ul {{ list-style: none; margin: 0; padding: 0; line-height: 1.9; color: var(--body-text-color-subdued); }}
 #files a {{ color: var(--accent); text-decoration: underline; }}
-footer {{ margin-top: 20px; }}
+#foot p {{ margin: 0; text-align: center; font-size: 0.85rem; color: var(--body-text-color-subdued); }}
+footer {{ margin-top: 8px; }}
 """

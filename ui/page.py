@@ -1,5 +1,6 @@
 """The page: a headline, and a tab for each thing to do."""
 
+import threading
 from typing import Any
 
 import gradio as gr
@@ -28,7 +29,16 @@ def build() -> gr.Blocks:
         gr.api(generate, api_name="generate", **place)
         gr.api(score, api_name="score", **place)
         gr.api(list_models, api_name="list-models", queue=False)
+        foot = gr.HTML("", elem_id="foot")
+        page.load(engines, None, foot, api_visibility="private", show_progress="hidden", queue=False)
+    threading.Thread(target=engines, daemon=True).start()  # the first time, C is compiled: a second or two
     return page.queue(max_size=64)  # those who would wait longer than that are told so at once
+
+
+def engines() -> str:
+    """What computes here, said at the foot of the page."""
+    used = dict.fromkeys(model.lm.engine for model in reversed(shelf()))
+    return f"<p>Written on this server's CPU by {' and '.join(used)}.</p>"
 
 
 def server() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ui.shelf import Shelved, default, offered, take
 from ui.writing import LINK, MAX_RUN, MAX_TEMPERATURE, MAX_TEXT, MIN_RUN, Ask, Writing, bounded
 
 CHIPS = ("ROMEO:", "To be, or not to be", "My kingdom for a", "Once upon a time")
-VISITORS = 8  # texts that are written at one time; more wait in the queue
+VISITORS = 32  # texts that are written at one time, each on its turn; more wait in the queue
 SESSION = 30 * 60  # seconds for which the server keeps a text that can be continued; later it is written again
 PLAIN = SamplingParams()
 
@@ -98,10 +98,11 @@ def finished(writing: Writing) -> dict[str, Any]:
     }
 
 
-def run(writing: Writing, tokens: int) -> Iterator[Update]:
-    """Write on and show it, about twenty times a second."""
+def run(writing: Writing, tokens: int, **settings: Any) -> Iterator[Update]:
+    """Write on and show it, about twenty times a second, with `settings` that the page shall show too."""
     notes, ask, whole = remarks(writing), writing.ask, len(writing.pieces) + tokens
     yield update(
+        **settings,
         seed=ask.params.seed,
         session=writing,
         status=paragraph("Writing…"),
@@ -169,7 +170,9 @@ def on_load(request: gr.Request) -> Iterator[Update]:
         yield update(notice=note(f"This link cannot be shown: {error}"))
         return
     asked = ask.params
-    yield update(
+    yield from run(
+        Writing(ask, take(ask.model).lm),
+        asked.max_new_tokens,
         model=gr.update(choices=hub.choices(), value=ask.model),
         prompt=ask.prompt,
         length=min(max(asked.max_new_tokens, MIN_RUN), MAX_RUN),
@@ -178,7 +181,6 @@ def on_load(request: gr.Request) -> Iterator[Update]:
         top_p=asked.top_p,
         min_p=asked.min_p,
     )
-    yield from run(Writing(ask, take(ask.model).lm), asked.max_new_tokens)
 
 
 def build(page: gr.Blocks, models: list[Shelved]) -> None:

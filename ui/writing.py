@@ -1,6 +1,7 @@
 """One text in the making: what was asked for, what is written so far, and the link that shows it again."""
 
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,10 @@ MAX_PROMPT = 5_000  # characters that a visitor may send
 MAX_TEXT = 5_000  # characters that one text may grow to with Continue
 MIN_RUN, MAX_RUN = 50, 1_000  # characters that one press of a button writes
 MAX_TEMPERATURE = 2
-UPDATE = 0.05  # seconds between two updates of the page; more often is slower for the browser, not smoother
+UPDATE = 0.05  # seconds between two updates of a page; more often is slower for the browser, not smoother
+# Texts that are written at one moment; the others wait for their turn, an UPDATE long. More threads than cores would
+# lose their time waiting for Python's lock.
+TURNS = threading.Semaphore(os.cpu_count() or 1)
 
 # What a link may say, and how it is read.
 LINK = {
@@ -125,26 +129,27 @@ class Writing:
         return self.nats / math.log(2) / max(1, len(self.text))
 
     def write(self, tokens: int) -> Iterator[None]:
-        """Write on by up to `tokens`, or until `stopping` is set; yields about twenty times a second, to be shown.
+        """Write on by up to `tokens`, or until `stopping` is set; yields to be shown: the first character at once, then
+        about twenty times a second, less often in a crowd.
 
         Raises ValueError if it is being written on already, as after a double click.
         """
         if not self.busy.acquire(blocking=False):
             raise ValueError("This text is still being written; press Stop first.")
         try:
-            started = shown = time.perf_counter()
-            before = len(self.pieces)
-            for _ in range(min(tokens, self.room)):
-                if self.stopping.is_set():
-                    break
-                step = next(self.stream)
-                self.pieces.append(step.text)
-                self.nats -= step.logprob
-                now = time.perf_counter()
+            started, before = time.perf_counter(), len(self.pieces)
+            end = before + min(tokens, self.room)
+            while len(self.pieces) < end and not self.stopping.is_set():
+                with TURNS:
+                    until = time.perf_counter() + UPDATE if len(self.pieces) > before else 0  # the first is shown at once
+                    while True:
+                        step = next(self.stream)
+                        self.pieces.append(step.text)
+                        self.nats -= step.logprob
+                        now = time.perf_counter()
+                        if now >= until or len(self.pieces) == end or self.stopping.is_set():
+                            break
                 self.speed = (len(self.pieces) - before) / max(now - started, 1e-6)
-                if now - shown > UPDATE:
-                    yield
-                    shown = time.perf_counter()
-            yield
+                yield
         finally:
             self.busy.release()
