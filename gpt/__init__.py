@@ -7,6 +7,8 @@ load("gpt-shakespeare").generate("ROMEO:", SamplingParams(temperature=0.8, seed=
 from gpt.bigram import Bigram, BigramConfig
 from gpt.checkpoint import CheckpointError, load
 from gpt.generate import Generation, LanguageModel, Row, Score, Step
+from gpt.mixture import Mixture, MixtureConfig
+from gpt.ngram import NGram, NGramConfig
 from gpt.sampling import SamplingParams
 from gpt.tokenizer import Tokenizer
 from gpt.transformer import GPT, GPTConfig, KVCache
@@ -20,6 +22,10 @@ __all__ = [
     "Generation",
     "KVCache",
     "LanguageModel",
+    "Mixture",
+    "MixtureConfig",
+    "NGram",
+    "NGramConfig",
     "Row",
     "SamplingParams",
     "Score",

@@ -19,7 +19,9 @@ from tqdm import tqdm
 
 from gpt.bigram import Bigram, BigramConfig
 from gpt.generate import LanguageModel
+from gpt.mixture import Mixture, MixtureConfig
 from gpt.model import CausalModel
+from gpt.ngram import NGram, NGramConfig
 from gpt.sampling import SamplingParams
 from gpt.tokenizer import Tokenizer
 from gpt.transformer import GPT, GPTConfig
@@ -29,7 +31,9 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 # The model_type of config.json -> the classes that it means. A new model is one more line.
 MODEL_TYPES: dict[str, tuple[Any, Any]] = {
     "bigram": (Bigram, BigramConfig),
+    "ngram": (NGram, NGramConfig),
     "qwen3": (GPT, GPTConfig),
+    "mixture": (Mixture, MixtureConfig),
 }
 
 HUB_ID = re.compile(r"(?![.])[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)  # as far as it can be told without the Hub
@@ -169,7 +173,8 @@ def open_folder(
             opened = model_class(sizes)
         expected = {name: tuple(tensor.shape) for name, tensor in opened.state_dict().items()}
         tensors = _read_tensors(folder / "model.safetensors", expected)
-    opened.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)  # mapped, not copied
+        fitting = {name: tensor.to(own.dtype) for name, own in opened.state_dict().items() for tensor in [tensors[name]]}
+        opened.load_state_dict(fitting, assign=True)  # mapped, not copied, where the type is the same
     return LanguageModel(opened, tokenizer, name)
 
 

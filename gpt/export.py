@@ -72,8 +72,9 @@ class CarriedCache(KVCache):
         self.length = self.length + tokens
 
 
-# The model_type of config.json -> how its state becomes a list of tensors. A model that remembers nothing needs no line.
-CARRIED: dict[str, Any] = {"qwen3": CarriedCache}
+# The model_type of config.json -> how its state becomes a list of tensors, None if it remembers nothing. What is not here
+# cannot be exported: an n-gram finds now more, now less in its table, and a program's shapes may not depend on that.
+CARRIED: dict[str, Any] = {"bigram": None, "qwen3": CarriedCache}
 
 
 class _Stateless(nn.Module):
@@ -99,13 +100,15 @@ def export(lm: LanguageModel, out: Path, compiled: bool = False) -> None:
         raise ValueError(f"{out} must end in .pt2, as every program of PyTorch does")
     if out.exists():
         raise ValueError(f"{out} is there already; remove it, or choose another --out")
+    config = lm.model.config.to_json()
+    if config["model_type"] not in CARRIED:
+        raise ValueError(f"{lm.name} is a model of the kind {config['model_type']!r}; a program can be {' or '.join(CARRIED)}")
     if compiled:  # not known only after a minute
         from torch._inductor.cpp_builder import get_cpp_compiler
 
         with _compiler():
             get_cpp_compiler()
-    config = lm.model.config.to_json()
-    carried = CARRIED.get(config["model_type"])
+    carried = CARRIED[config["model_type"]]
     shapes = carried.shapes(lm.model.config) if carried else []
     about = {"name": lm.name, "config": config, "window": lm.window, "state": shapes, "compiled": compiled}
     about["torch"] = torch.__version__

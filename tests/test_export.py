@@ -12,8 +12,8 @@ import torch
 
 from gpt import LanguageModel, SamplingParams, load
 from gpt.__main__ import main
-from gpt.checkpoint import MODEL_TYPES, CheckpointError, save
-from gpt.export import export, open_program
+from gpt.checkpoint import CheckpointError, save
+from gpt.export import CARRIED, export, open_program
 
 STANDALONE = Path(__file__).parent.parent / "docs" / "standalone.py"
 W = 16  # the window of the tiny GPT, in which the second layer sees further back than the first
@@ -26,7 +26,7 @@ print(*sorted({"gpt", "train", "ui", "tests", "tokenizers", "safetensors"} & sys
 """
 
 
-@pytest.fixture(params=MODEL_TYPES)
+@pytest.fixture(params=CARRIED)
 def pair(request, tokenizer, tmp_path):
     """A model of each type, and the program of it."""
     lm = LanguageModel(request.getfixturevalue(KINDS[request.param]), tokenizer, "tiny")
@@ -261,4 +261,12 @@ def test_a_folder_may_have_that_ending(run, tiny_gpt, tokenizer, tmp_path):
 
 
 def test_every_type_of_model_is_tried():
-    assert KINDS.keys() == MODEL_TYPES.keys()
+    assert KINDS.keys() == CARRIED.keys()
+
+
+@pytest.mark.parametrize("name", ["ngram-shakespeare", "mixture-shakespeare"])
+def test_what_searches_a_table_cannot_be_exported(run, tmp_path, name):
+    status, _, _ = run("export", name, "--out", tmp_path / "model.pt2")
+    kind = name.partition("-")[0]
+    assert status == f"python -m gpt: {name} is a model of the kind {kind!r}; a program can be bigram or qwen3"
+    assert not list(tmp_path.iterdir())

@@ -45,6 +45,37 @@ def test_a_bigram_is_counted(run, text_file, tmp_path):
     assert f"{facts['held_out']['nats_per_token']:.4f}" in out + err
 
 
+def test_an_ngram_is_counted_and_mixed_with_another_model(run, text_file, tmp_path):
+    status, out, _ = run("run", "ngram", "--data", text_file, "--out", tmp_path / "ngram")
+    assert status == 0
+    facts = facts_of(tmp_path / "ngram")
+    assert (facts["kind"], facts["method"]) == ("ngram", "counting")
+    run("run", "gpt", "--data", text_file, "--out", tmp_path / "gpt", "--steps", 3, *SMALL)
+    status, out, _ = run(
+        "run",
+        "mixture",
+        "--of",
+        tmp_path / "gpt",
+        tmp_path / "ngram",
+        "--data",
+        text_file,
+        "--out",
+        tmp_path / "both",
+        "--steps",
+        4,
+        *SMALL,
+    )
+    assert status == 0
+    assert f"The model is in {tmp_path / 'both'}." in out
+    facts = facts_of(tmp_path / "both")
+    assert facts["command"].startswith("python -m train run mixture --of gpt ngram --data chain.txt ")
+    assert facts["rehearsal"]["budget"] == {"steps": 4}
+    assert facts["rehearsal"]["recipe"]["width"] == 32
+    for name in ("ngram", "both"):
+        status, said, _ = run("evaluate", tmp_path / name, "--data", text_file)
+        assert float(said.split()[0]) == pytest.approx(facts_of(tmp_path / name)["held_out"]["nats_per_token"], abs=1e-4)
+
+
 def test_a_bigram_with_a_budget_is_learned(run, text_file, tmp_path):
     assert run("run", "bigram", "--data", text_file, "--out", tmp_path / "out", "--steps", 3)[0] == 0
     facts = facts_of(tmp_path / "out")
@@ -124,7 +155,7 @@ def test_evaluate_refuses_damaged_weights(run, text_file, tmp_path):
     assert "model.safetensors is damaged" in refused(run("evaluate", tmp_path / "out", "--data", text_file))
 
 
-@pytest.mark.parametrize("kind", ["bigram", "gpt"])
+@pytest.mark.parametrize("kind", ["bigram", "ngram", "gpt"])
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -161,6 +192,11 @@ def test_a_text_that_cannot_be_used(run, text_file, tmp_path, kind, content, sai
         ("gpt --steps 1 --dropout 1.5", "dropout is 1.5; it must be from 0 to below 1"),
         ("gpt --steps 1 --dropout nan", "dropout is nan; it must be from 0 to below 1"),
         ("bigram --layers 2 --width 64", "a bigram has no layers, width; leave it out"),
+        ("ngram --width 64 --minutes 3 --resume", "counting knows no width, minutes, resume; leave it out"),
+        ("ngram --of a b", "--of is for a mixture; leave it out"),
+        ("mixture --steps 3", "a mixture needs two models; name them with --of"),
+        ("mixture --of zebra gpt-shakespeare", "there is no model 'zebra'"),
+        ("mixture --of bigram-shakespeare gpt-shakespeare", "bigram-shakespeare did not learn from this text"),
         ("gpt --steps 1 --resume", "there is nothing to resume in"),
     ],
 )

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 import pytest
 
 from gpt import SamplingParams
-from ui.shelf import shelf, take
+from ui.shelf import Shelved, default, shelf, take
 from ui.write import remarks, sheet
 from ui.writing import MAX_PROMPT, MAX_TEXT, Ask, Writing, bounded
 
@@ -188,7 +188,26 @@ def test_the_sheet_escapes_every_character():
     assert "<s>b</s>" in html
 
 
-def test_the_shelf_goes_from_the_simplest_to_the_best():
+def test_the_shelf_goes_from_the_worst_to_the_best():
     models = shelf()
-    assert [m.lm.parameters for m in models] == sorted(m.lm.parameters for m in models)
+    bits = [m.facts["held_out"]["bits_per_character"] for m in models]
+    assert bits == sorted(bits, reverse=True)
     assert models[0].label.startswith("bigram-shakespeare\nsees 1 character · 4,225 parameters · ")
+    assert default() is take("gpt-shakespeare")
+
+
+def test_each_rung_says_what_it_adds():
+    for model in shelf():
+        assert len(model.about) > 40
+        assert model.label.endswith(f" bits per character\n{model.about}")
+        assert "{" not in model.about
+    assert "what followed the last 6 characters; where the text never had those, the last 5" in take("ngram-shakespeare").about
+
+
+def test_a_model_that_a_space_was_made_for_comes_first_to_hand(monkeypatch):
+    own, lm = shelf(), take("bigram-shakespeare").lm
+    published = Shelved(lm, own[0].facts | {"kind": "mixture"}, "0" * 40)
+    monkeypatch.setattr("ui.shelf.shelf", lambda: [*own, published])
+    assert default() is published
+    monkeypatch.setattr("ui.shelf.shelf", lambda: [Shelved(lm, own[0].facts | {"kind": "mixture"})])
+    assert default().lm is lm  # if there is nothing else

@@ -16,11 +16,13 @@ from gpt import CheckpointError, load
 from gpt.hub import HubError
 from train import data as texts
 from train.card import duration
-from train.evaluate import held_out
+from train.count import counted_ngram
+from train.evaluate import held_out, reading
+from train.mix import mix
 from train.processes import Processes
 from train.publish import publish
 from train.recipe import BigramRecipe, GPTRecipe, Recipe
-from train.run import WINDOW, count, learn
+from train.run import count, learn
 from train.trainer import Budget, Done, Event, Losses, Sample, Step
 
 DEFAULT_MINUTES = 20.0
@@ -31,11 +33,20 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
 
     run = commands.add_parser("run", help="train a model and write a weights folder")
-    run.add_argument("kind", choices=("bigram", "gpt"), help="bigram is counted, unless a budget says to learn it")
+    run.add_argument(
+        "kind",
+        choices=("bigram", "ngram", "gpt", "mixture"),
+        help="what to make; a bigram is counted, unless a budget says to learn it",
+    )
     run.add_argument("--data", required=True, help=f"a text file, or one of: {', '.join(texts.SOURCES)}")
     run.add_argument("--out", required=True, type=Path, help="the folder to write")
+    run.add_argument("--of", nargs=2, metavar="MODEL", help="the two models of a mixture, made from this text: names or folders")
     budget = run.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", type=float, help=f"how long to train; also picks the size (gpt: {DEFAULT_MINUTES:g})")
+    budget.add_argument(
+        "--minutes",
+        type=float,
+        help=f"how long to train; also picks the size (gpt: {DEFAULT_MINUTES:g}); of a mixture, its rehearsal",
+    )
     budget.add_argument("--steps", type=int, help="train this many steps instead")
     run.add_argument("--seed", type=int, default=1337, help="of weights, batches and samples (%(default)s)")
     run.add_argument("--resume", action="store_true", help="go on with a run that was stopped; repeat its other options")
@@ -80,6 +91,17 @@ def run(args: argparse.Namespace, device: str, processes: Processes) -> Generato
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     command = "python -m train " + shlex.join(words)
     shape = {name: value for name in ("layers", "width", "context", "dropout") if (value := getattr(args, name)) is not None}
+    if args.kind in ("ngram", "mixture") and processes.size > 1:
+        raise ValueError(f"{args.kind} takes one process; start it without torchrun")
+    if args.kind == "mixture" and not args.of:
+        raise ValueError("a mixture needs two models; name them with --of")
+    if args.kind != "mixture" and args.of:
+        raise ValueError("--of is for a mixture; leave it out")
+    if args.kind == "ngram":
+        given = {**shape, **{name: True for name in ("minutes", "steps", "resume", "device", "compile") if getattr(args, name)}}
+        if given:
+            raise ValueError(f"counting knows no {', '.join(given)}; leave it out")
+        return count(data, args.out, args.seed, command, "ngram", lambda t: counted_ngram(t.train, len(t.tokenizer)))
     if args.kind == "bigram":
         if shape:
             raise ValueError(f"a bigram has no {', '.join(shape)}; leave it out")
@@ -96,19 +118,12 @@ def run(args: argparse.Namespace, device: str, processes: Processes) -> Generato
         recipe = replace(GPTRecipe.for_minutes(args.minutes or DEFAULT_MINUTES), **shape)
     if args.minutes is None and args.steps is None:
         args.minutes = DEFAULT_MINUTES
-    return learn(
-        args.kind,
-        recipe,
-        data,
-        args.out,
-        Budget(args.steps, args.minutes),
-        seed=args.seed,
-        command=command,
-        resume=args.resume,
-        device=device,
-        compile=device == "cuda" if args.compile is None else args.compile,
-        processes=processes,
-    )
+    compile = device == "cuda" if args.compile is None else args.compile
+    budget = Budget(args.steps, args.minutes)
+    options = {"seed": args.seed, "command": command, "resume": args.resume, "device": device, "compile": compile}
+    if args.kind == "mixture":
+        return mix(data, args.out, args.of, recipe, budget, **options)
+    return learn(args.kind, recipe, data, args.out, budget, processes=processes, **options)
 
 
 def show(events: Generator[Event], processes: Processes = Processes()) -> None:
@@ -166,7 +181,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if len(encoded.ids) < 2:
         raise ValueError(f"the last tenth of {args.data} has too few characters to score")
     characters = len(lm.tokenizer.decode(encoded.ids[1:]))
-    result = held_out(lm.model, torch.tensor(encoded.ids), lm.window if lm.window > 1 else WINDOW, characters)
+    result = held_out(lm.model, torch.tensor(encoded.ids), reading(lm.model), characters)
     if encoded.left_out:
         print(f"left out, because this model never saw them: {encoded.left_out!r}", file=sys.stderr)
     print(

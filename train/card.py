@@ -13,7 +13,9 @@ from gpt.tokenizer import START
 PROJECT = "from-bigram-to-gpt"
 KINDS = {
     "bigram": "A table of which character follows which",
+    "ngram": "A table of what followed the last few characters",
     "gpt": "A decoder-only transformer in the shape of Qwen3",
+    "mixture": "The weighted mean of what two models foresee",
 }
 
 
@@ -42,17 +44,18 @@ def card(facts: dict[str, Any], name: str) -> str:
     )
     bits = {
         "this model": held_out["bits_per_character"],
+        **{f"{part['name']} alone": part["held_out"]["bits_per_character"] for part in facts.get("parts", ())},
         "counting pairs of characters (bigram)": facts["baselines"]["bigram"] / math.log(2),
         "every character alike": facts["baselines"]["uniform"] / math.log(2),
     }
-    if not is_gpt:
+    if facts["kind"] == "bigram":
         del bits["counting pairs of characters (bigram)"]  # that is this model
     rows = "\n".join(f"| {what} | {each * math.log(2):.4f} | {each:.4f} |" for what, each in bits.items())
     sees = "the last character" if facts["window"] == 1 else f"the last {facts['window']} characters"
     licence = f" ({data['licence']}, {data['url']})" if data["url"] else ""
     picture = "![Loss while it learned](loss_curve.svg)\n\n" if facts["curve"] else ""
     flags = f"--temperature {sample['temperature']} --length {sample['max_new_tokens']} --seed {sample['seed']}"
-    how = f"{facts['steps']:,} steps" if facts["curve"] else "all pairs counted"
+    how = f"{facts['steps']:,} steps" if facts["curve"] else made_without_steps(facts)
     settings = f"temperature={sample['temperature']}, max_new_tokens={sample['max_new_tokens']}, seed={sample['seed']}"
     after = f" after `{sample['prompt']}`" if sample["prompt"] else ""
     written = sample["prompt"] + sample["text"]
@@ -103,6 +106,21 @@ does not have is left out of a prompt.
 `{facts["command"]}`: {how} in {duration(facts["seconds"])} on {facts["machine"]["cores"]} cores of
 {facts["machine"]["processor"]} ({facts["started"][:10]}). Every figure here is from the `training.json` that this run wrote.
 """
+
+
+def made_without_steps(facts: dict[str, Any]) -> str:
+    """What a run did that took no steps."""
+    if facts["kind"] == "ngram":
+        longest, whole = facts["order"], facts["whole"]
+        some = f", those longer than {whole} where they count more than once" if whole < longest else ""
+        return f"all sequences of up to {longest} characters counted{some} ({facts['smoothing']})"
+    if facts["kind"] == "mixture":
+        first, second = (part["name"] for part in facts["parts"])
+        return (
+            f"{100 * facts['weight']:.1f} % of {first}, the rest of {second}; the weight is the best for two models of the same "
+            "kinds that learned from the first 90 % of the training text alone, on its last tenth. Mixed"
+        )
+    return "all pairs counted"
 
 
 def duration(seconds: float) -> str:

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gpt import GPT
 from gpt.model import CausalModel
 
 BATCH_TOKENS = 16_384
+WINDOW = 256  # in which a text is read by models that were not trained in windows
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,18 @@ def held_out(model: CausalModel, ids: Tensor, window: int, characters: int | Non
 
     characters: how many characters those targets spell, if a token is more than one.
     """
+    nats, tokens = costs(model, ids, window).double().sum().item(), len(ids) - 1
+    return HeldOut(nats / tokens, nats / math.log(2) / (characters or tokens), tokens, window)
+
+
+def reading(model: CausalModel) -> int:
+    """The window in which a model's held-out text is read: a GPT's own, in which it learned, or 256."""
+    return model.window if isinstance(model, GPT) else WINDOW
+
+
+@torch.inference_mode()
+def costs(model: CausalModel, ids: Tensor, window: int) -> Tensor:
+    """What each next token of a text of ids (N,) costs, (N - 1,), in nats, read in windows that each start afresh."""
     was_training = model.training
     model.eval()
     ids = ids.to(next(model.parameters()).device)
@@ -38,9 +52,9 @@ def held_out(model: CausalModel, ids: Tensor, window: int, characters: int | Non
     batches = list(zip(inputs.split(rows), targets.split(rows), strict=True)) if whole else []
     if whole < tokens:  # the last window is shorter
         batches.append((ids[whole:-1][None], ids[whole + 1 :][None]))
-    nats = 0.0
+    nats = []
     for x, y in batches:
         logits, _ = model(x)
-        nats += F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="sum").item()
+        nats.append(F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none"))
     model.train(was_training)
-    return HeldOut(nats / tokens, nats / math.log(2) / (characters or tokens), tokens, window)
+    return torch.cat(nats)

@@ -7,7 +7,7 @@ import os
 import pickle
 import platform
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from gpt.checkpoint import save, write_aside
 from gpt.model import CausalModel
 from train.card import card, loss_curve
 from train.data import Data, random_batch
-from train.evaluate import HeldOut, held_out
+from train.evaluate import WINDOW, HeldOut, held_out
 from train.processes import Processes
 from train.recipe import Recipe
 from train.trainer import WARMUP, Budget, Done, Event, Losses, Trainer
@@ -32,7 +32,6 @@ RESUME = "resume.pt"
 SAVE_EVERY = 60  # seconds between two resume files: the most that a killed run loses
 CHECKED = 64  # characters whose cost is written down, to know the weights by
 PACKAGES = ("torch", "safetensors", "tokenizers", "numpy")  # whose versions a run records
-WINDOW = 256  # in which a bigram's held-out text is read; it changes nothing, each character sees one
 SMOOTHING = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # the k that are tried
 
 
@@ -70,19 +69,36 @@ def machine() -> dict[str, Any]:
     return {"processor": processor, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
 
 
-def count(data: Data, out: Path, seed: int, command: str) -> Generator[Event]:
-    """Make a bigram by counting pairs: exact, and done in a moment. Writes the folder `out`."""
+def counted_pairs(texts: Texts) -> tuple[CausalModel, dict[str, Any]]:
+    model, k = counted_bigram(texts)
+    return model, {"method": "counting", "k": k}
+
+
+def count(
+    data: Data,
+    out: Path,
+    seed: int,
+    command: str,
+    kind: str = "bigram",
+    make: Callable[[Texts], tuple[CausalModel, dict[str, Any]]] = counted_pairs,
+) -> Generator[Event]:
+    """Make a model without steps, as by counting: exact, and done in a moment. Writes the folder `out`.
+
+    make gives the model, and for training.json how it was made.
+    """
     SamplingParams(seed=seed)  # refuses one out of range before there is anything to lose
-    _refuse_if_used(out)
+    refuse_if_used(out)
     started, clock = _now(), time.perf_counter()
     texts = Texts.of(data, 1)
-    model, k = counted_bigram(texts)
-    train_loss = held_out(model, texts.train, WINDOW).nats_per_token
+    model, how = make(texts)
+    train_loss = held_out(model, texts.train[-len(texts.held_out) :], WINDOW).nats_per_token  # as much as is held out
     result = held_out(model, texts.held_out, WINDOW)
     seconds = time.perf_counter() - clock
     yield Losses(1, seconds, train_loss, result.nats_per_token, True)
-    run = {"kind": "bigram", "command": command, "started": started, "steps": 1, "tokens": len(texts.train)}
-    run |= {"seconds": seconds, "finished": True, "method": "counting", "k": k, "seed": seed, "device": "cpu"}
+    run = {"kind": kind, "command": command, "started": started, "steps": 1, "tokens": len(texts.train)}
+    run |= {"seconds": seconds, "finished": True, **how, "seed": seed, "device": "cpu"}
+    if how.get("precision") == "float16":
+        model.half()
     _write_folder(out, model, texts, data, result, run | {"train_loss": train_loss}, [])
     yield Done(1, seconds, len(texts.train))
 
@@ -166,7 +182,7 @@ def learn(
             trainer.load_state_dict(saved["trainer"])
             progress = saved["progress"]
         elif processes.is_first:
-            _refuse_if_used(out)
+            refuse_if_used(out)
             save_resume()  # now, so that a run can go on whenever it is killed, and a full disk is found at once
     saved_at = time.perf_counter()
     try:
@@ -260,7 +276,8 @@ def _native_bfloat16() -> bool:
     return any(getattr(torch.cpu, ask, bool)() for ask in asks)
 
 
-def _refuse_if_used(out: Path) -> None:
+def refuse_if_used(out: Path) -> None:
+    """Raises ValueError if something is in the place of a folder to be written."""
     if (out / RESUME).exists():
         raise ValueError(f"{out} holds a run that was stopped; go on with --resume, or name another folder")
     if out.exists() and not out.is_dir():

@@ -62,7 +62,7 @@ def build(model: gr.Radio) -> None:
     with gr.Accordion("Open a model from the Hub", open=False, elem_id="hub"):
         repo = gr.Textbox(label="Model", placeholder="user/name", max_lines=1, max_length=200, elem_id="hub-id")
         button = gr.Button("Open", elem_id="hub-open")
-        told = gr.HTML(paragraph("A small GPT or bigram that was published with this project. Up to 100 MB."), elem_id="hub-told")
+        told = gr.HTML(paragraph("A small model that was published with this project. Up to 100 MB."), elem_id="hub-told")
     gr.on(
         [button.click, repo.submit],
         on_open,

@@ -9,7 +9,7 @@ from starlette.middleware import Middleware
 from ui import use, write
 from ui.api import generate, list_models, score
 from ui.first import FirstSight
-from ui.shelf import shelf
+from ui.shelf import default, shelf
 
 TITLE = "From Bigram to GPT"
 HEADLINE = (
@@ -43,6 +43,6 @@ def engines() -> str:
 
 def server() -> dict[str, Any]:
     """What the server has beside the page: its first sight, and the files of the models."""
-    sample = shelf()[-1].facts["sample"]
+    sample = default().facts["sample"]
     first = Middleware(FirstSight, title=TITLE, headline=HEADLINE, prompt=sample["prompt"], text=sample["text"])
     return {"middleware": [first], "routes": [use.route()]}

@@ -18,6 +18,16 @@ from ui.desk import Desk
 
 PINNED = WEIGHTS / "hub.json"  # {repo: commit}: what a Space offers from the Hub, beside the models under weights/
 MOST = 100_000_000  # bytes of a model that a visitor may open
+
+# What each rung of the ladder adds to the one below it.
+ABOUT = {
+    "bigram": "Counts which character follows which, and knows nothing else.",
+    "ngram": "Counts what followed the last {window} characters; where the text never had those, the last {less}, and so on. "
+    "Nothing is learned, and yet a neural network has to be trained well to beat it.",
+    "gpt": "Learns what to look for in a whole passage, and need not have seen the same words before.",
+    "mixture": "Takes the mean of {parts}: where one errs, the other often does not.",
+}
+
 GUESTS = 4  # models of visitors that stay open; whichever was not used for longest makes room
 
 
@@ -45,15 +55,22 @@ class Shelved:
 
     @property
     def label(self) -> str:
-        """Name, what it sees, size and quality: its line in the list of models."""
+        """Name, what it sees, size and quality, and what it adds to the model before it: its place in the list of models."""
         held_out = self.facts.get("held_out")
         quality = f"{held_out['bits_per_character']:.2f} bits per character" if held_out else "from the Hub"
-        return f"{self.lm.name}\nsees {self.sees} · {_short(self.lm.parameters)} parameters · {quality}"
+        facts = f"{self.lm.name}\nsees {self.sees} · {_short(self.lm.parameters)} parameters · {quality}"
+        return f"{facts}\n{self.about}" if self.about else facts
+
+    @property
+    def about(self) -> str:
+        """What it adds to the model before it, if it is one of the page's own."""
+        window, parts = self.lm.window, " and ".join(part["name"] for part in self.facts.get("parts", ()))
+        return ABOUT.get(self.facts.get("kind", ""), "").format(window=window, less=window - 1, parts=parts)
 
 
 @cache
 def shelf() -> list[Shelved]:
-    """The page's own models, the simplest first and last the one that it opens with.
+    """The page's own models, a ladder: of those that learned from one text, the best comes last.
 
     Raises CheckpointError, in one sentence, if there is none, or one is missing or damaged.
     """
@@ -61,11 +78,16 @@ def shelf() -> list[Shelved]:
     if not names() and not pinned:
         raise CheckpointError(f"{WEIGHTS} has no models; restore them with `git checkout -- weights`")
     own = [Shelved(load(name), _facts(WEIGHTS / name, f"restore it with `git checkout -- weights/{name}`")) for name in names()]
-    own.sort(key=lambda shelved: shelved.lm.parameters)
+    own.sort(key=lambda shelved: (shelved.facts["data"]["name"], -shelved.facts["held_out"]["bits_per_character"]))
     for repo, commit in pinned.items():
         lm = load(repo, commit)
         own.append(Shelved(lm, _facts(hub.cached(repo, commit, NEEDED) or WEIGHTS, "publish it again"), commit))
     return own
+
+
+def default() -> Shelved:
+    """The model that the page opens with: what a Space was made for, else the best that is one model, not two."""
+    return next((model for model in reversed(shelf()) if model.commit or model.facts["kind"] != "mixture"), shelf()[-1])
 
 
 _guests: OrderedDict[str, Shelved] = OrderedDict()

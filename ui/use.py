@@ -12,7 +12,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from gpt.checkpoint import FILES, WEIGHTS
-from ui.shelf import shelf
+from ui.shelf import default
 from ui.writing import Ask
 
 ABOUT = "Each of these writes the text on the screen again, whole, with its seed. The first two run in a copy of this project."
@@ -68,7 +68,7 @@ def _arguments(ask: Ask, length: int) -> dict[str, Any]:
 
 def on_text(query: str, address: str) -> list[str]:
     """The programs for the text that is on the screen, which its link tells."""
-    ask = Ask.from_query(query, shelf()[-1].id)
+    ask = Ask.from_query(query, default().id)
     if not re.fullmatch(r"https?://[\w.:/\[\]-]{1,200}", address):
         address = "http://127.0.0.1:7860"
     length = ask.params.max_new_tokens
@@ -106,7 +106,7 @@ def build(page: gr.Blocks, query: gr.Textbox, model: gr.Radio) -> gr.Code:
                             gr.Code(label=title, show_label=False, show_line_numbers=False, interactive=False, wrap_lines=True)
                         )
             with gr.Column(scale=1, min_width=220):
-                links = gr.HTML(files(shelf()[-1].id), elem_id="files")
+                links = gr.HTML(files(default().id), elem_id="files")
         address = gr.Textbox("", visible="hidden", label="Address")
     quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 8}
     for event in (query.change, page.load):

@@ -12,7 +12,7 @@ import gradio as gr
 
 from gpt import SamplingParams
 from ui import hub, use
-from ui.shelf import Shelved, offered, shelf
+from ui.shelf import Shelved, default, offered
 from ui.writing import LINK, MAX_RUN, MAX_TEMPERATURE, MAX_TEXT, MIN_RUN, Ask, Writing, bounded
 
 CHIPS = ("ROMEO:", "To be, or not to be", "My kingdom for a", "Once upon a time")
@@ -131,7 +131,7 @@ async def on_generate(
 async def on_continue(length: int, query: str, writing: Writing | None, visitor: gr.Request) -> AsyncIterator[Shown]:
     try:
         tokens = bounded(length)
-        ask = Ask.from_query(query, shelf()[-1].id)
+        ask = Ask.from_query(query, default().id)
         if writing is None or not writing.can_go_on or not ask.same_text(writing.ask):  # forgotten: write it again
             writing = Writing(ask)
             async for _ in writing.write(ask.params.max_new_tokens):
@@ -169,7 +169,7 @@ def on_load(visitor: gr.Request) -> Iterator[Shown]:
             for told in hub.opening(model):
                 yield None, note(told), *same
             given["model"] = told
-        ask = Ask.from_query(given, shelf()[-1].id)
+        ask = Ask.from_query(given, default().id)
         writing = Writing(ask)
     except ValueError as error:
         yield None, note(f"This link cannot be shown: {error}"), *same
@@ -189,10 +189,10 @@ async def on_linked(writing: Writing | None, visitor: gr.Request) -> AsyncIterat
 
 
 def build(page: gr.Blocks, models: list[Shelved]) -> None:
-    """Lay out the tab inside `page`; `models` from the simplest to the best, which is picked first."""
-    best = models[-1]
-    first = best.facts["sample"]
-    ask = Ask(best.id, first["prompt"], SamplingParams(**{n: first[n] for n in SamplingParams.__dataclass_fields__}))
+    """Lay out the tab inside `page`; `models` are its own."""
+    opened = default()
+    first = opened.facts["sample"]
+    ask = Ask(opened.id, first["prompt"], SamplingParams(**{n: first[n] for n in SamplingParams.__dataclass_fields__}))
     parts: dict[str, gr.components.Component] = {}
 
     with gr.Column(elem_id="write"):
@@ -216,7 +216,7 @@ def build(page: gr.Blocks, models: list[Shelved]) -> None:
                 copy_link = gr.Button("Copy link", size="sm", elem_id="copy-link")
                 copy_python = gr.Button("Copy as Python", size="sm", elem_id="copy-python")
         with gr.Column(elem_id="settings"):
-            parts["model"] = model = gr.Radio(hub.choices(), value=best.id, label="Model", elem_id="models")
+            parts["model"] = model = gr.Radio(hub.choices(), value=opened.id, label="Model", elem_id="models")
             hub.build(model)
             parts["temperature"] = gr.Slider(
                 0, MAX_TEMPERATURE, PLAIN.temperature, step=0.05, label="Temperature", info="0 = always the likeliest, 2 = wild",
