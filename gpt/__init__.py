@@ -7,6 +7,7 @@ load("gpt-shakespeare").generate("ROMEO:", SamplingParams(temperature=0.8, seed=
 from gpt.bigram import Bigram, BigramConfig
 from gpt.checkpoint import CheckpointError, load
 from gpt.generate import Generation, LanguageModel, Row, Score, Step
+from gpt.lstm import LSTM, LSTMConfig
 from gpt.mixture import Mixture, MixtureConfig
 from gpt.ngram import NGram, NGramConfig
 from gpt.sampling import SamplingParams
@@ -15,12 +16,14 @@ from gpt.transformer import GPT, GPTConfig, KVCache
 
 __all__ = [
     "GPT",
+    "LSTM",
     "Bigram",
     "BigramConfig",
     "CheckpointError",
     "GPTConfig",
     "Generation",
     "KVCache",
+    "LSTMConfig",
     "LanguageModel",
     "Mixture",
     "MixtureConfig",

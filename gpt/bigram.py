@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpt.model import CausalModel
+from gpt.model import CausalModel, end_token
 
 LARGEST = 2**16  # tokens; the table has their square
 
@@ -18,9 +18,10 @@ LARGEST = 2**16  # tokens; the table has their square
 @dataclass(frozen=True)
 class BigramConfig:
     vocab_size: int
+    eos_token_id: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"model_type": "bigram", "vocab_size": self.vocab_size}
+        return {"model_type": "bigram", "vocab_size": self.vocab_size, "eos_token_id": self.eos_token_id}
 
     @classmethod
     def from_json(cls, config: dict[str, Any]) -> "BigramConfig":
@@ -28,7 +29,7 @@ class BigramConfig:
         size = config.get("vocab_size")
         if type(size) is not int or not 0 < size <= LARGEST:
             raise ValueError(f"vocab_size is {size!r}; it must be a whole number above 0 and at most {LARGEST:,}")
-        return cls(size)
+        return cls(size, end_token(config.get("eos_token_id"), size))
 
 
 class Bigram(CausalModel):

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from gpt.bigram import Bigram, BigramConfig
 from gpt.generate import LanguageModel
+from gpt.lstm import LSTM, LSTMConfig
 from gpt.mixture import Mixture, MixtureConfig
 from gpt.model import CausalModel
 from gpt.ngram import NGram, NGramConfig
@@ -32,6 +33,7 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 MODEL_TYPES: dict[str, tuple[Any, Any]] = {
     "bigram": (Bigram, BigramConfig),
     "ngram": (NGram, NGramConfig),
+    "lstm": (LSTM, LSTMConfig),
     "qwen3": (GPT, GPTConfig),
     "mixture": (Mixture, MixtureConfig),
 }
@@ -78,7 +80,7 @@ def save(folder: Path, model: CausalModel, tokenizer: Tokenizer) -> None:
         "temperature": SamplingParams().temperature,
         "top_k": 0,  # transformers' own default is 50
         "bos_token_id": None,
-        "eos_token_id": None,
+        "eos_token_id": model.config.eos_token_id,
         "pad_token_id": tokenizer.start_id,
     }
     files: dict[str, bytes | str] = {

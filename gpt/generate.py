@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -86,6 +87,7 @@ class LanguageModel:
 
     def __init__(self, model: CausalModel, tokenizer: Tokenizer, name: str = "model") -> None:
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
+        self.end_id = model.config.eos_token_id  # after it, a model of lines starts the next one afresh
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))  # a compiled program shows none
 
     @property
@@ -139,10 +141,12 @@ class LanguageModel:
     def open(self, prompt: str, params: SamplingParams = SamplingParams()) -> Row:
         """Read a prompt, for `step` to write on from it."""
         params = params.seeded()
-        ids = self.tokenizer.encode(prompt).ids or [self.tokenizer.start_id]
-        ((logits, state),) = deque(self._read(ids), maxlen=1)  # of the last chunk
+        ids = self.tokenizer.encode(prompt).ids
+        if self.end_id is not None:
+            ids = self._lines([self.end_id, *ids])[-1]
+        logits, state = self._after(ids or [self.tokenizer.start_id])
         text = DecodeStream(skip_special_tokens=False)
-        return Row(params, params.max_new_tokens, state, logits[-1], _uniforms(params.seed or 0), text)
+        return Row(params, params.max_new_tokens, state, logits, _uniforms(params.seed or 0), text)
 
     def step(self, rows: Sequence[Row]) -> list[Step]:
         """One more token for each of these rows, together. Others may join them, and some leave, at every step.
@@ -163,6 +167,8 @@ class LanguageModel:
             text = row.text.step(self.tokenizer.backend, token) or ""
             steps.append(Step(token, text, logprob, one, row.params))
             row.token, row.logits, row.left = token, None, row.left - 1
+            if token == self.end_id:
+                row.logits, row.state = self._after([token])
         return steps
 
     def score(self, text: str) -> Score:
@@ -170,11 +176,22 @@ class LanguageModel:
         ids, left_out = self.tokenizer.encode(text)
         if not ids:
             raise ValueError(f"there is nothing to score in {text!r}: it has no character that this model knows")
-        logits = torch.cat([chunk for chunk, _ in self._read([self.tokenizer.start_id, *ids[:-1]])])  # (T, V)
+        lines = self._lines([self.tokenizer.start_id, *ids[:-1]])
+        logits = torch.cat([chunk for line in lines for chunk, _ in self._read(line)])  # (T, V)
         nats = -logits.log_softmax(dim=-1).gather(-1, torch.tensor(ids)[:, None])[:, 0]
         tokens = [self.tokenizer.decode([i]) for i in ids]
         bits = float(nats.double().sum()) / math.log(2) / sum(map(len, tokens))
         return Score(tokens, nats.tolist(), bits, left_out)
+
+    def _lines(self, ids: list[int]) -> list[list[int]]:
+        """The lines of ids, each with the end before it, which stands at their beginning; all of a running text."""
+        starts = [i for i, token in enumerate(ids) if token == self.end_id] if self.end_id is not None else [0]
+        return [ids[start:end] for start, end in pairwise([*starts, len(ids)])]
+
+    def _after(self, ids: list[int]) -> tuple[Tensor, Any]:
+        """Logits (V,) after ids, and the state."""
+        ((logits, state),) = deque(self._read(ids), maxlen=1)  # of the last chunk
+        return logits[-1], state
 
     def _read(self, ids: list[int]) -> Iterator[tuple[Tensor, Any]]:
         """Read ids in chunks; for each, logits (T, V) in float32 and the state after it."""

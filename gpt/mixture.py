@@ -38,10 +38,16 @@ class MixtureConfig:
         first, second = (part.vocab_size for part in self.parts)
         if first != second:
             raise ValueError(f"a model over {first} tokens does not mix with one over {second}")
+        if self.parts[0].eos_token_id != self.parts[1].eos_token_id:
+            raise ValueError("a model of lines does not mix with one of a running text")
 
     @property
     def vocab_size(self) -> int:
         return self.parts[0].vocab_size
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return self.parts[0].eos_token_id
 
     def to_json(self) -> dict[str, Any]:
         return {"model_type": KIND, "weight": self.weight, "parts": [part.to_json() for part in self.parts]}

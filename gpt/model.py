@@ -11,7 +11,18 @@ class Config(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
+    @property
+    def eos_token_id(self) -> int | None:
+        """The token that ends a text, after which the next one starts afresh; None if there is one text without end."""
+
     def to_json(self) -> dict[str, Any]: ...
+
+
+def end_token(value: Any, vocab_size: int) -> int | None:
+    """An eos_token_id as a config.json has it. Raises ValueError if it is none."""
+    if value is not None and (type(value) is not int or not 0 <= value < vocab_size):
+        raise ValueError(f"eos_token_id is {value!r}; it must be a whole number below {vocab_size}, or null")
+    return value
 
 
 class CausalModel(nn.Module):

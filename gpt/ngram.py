@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt.model import CausalModel
+from gpt.model import CausalModel, end_token
 
 LONGEST = 8  # the highest order: a million characters hold too few sequences of 9 twice
 LARGEST = 2**26  # sequences of one order
@@ -36,12 +36,14 @@ class NGramConfig:
     vocab_size: int
     order: int
     entries: int
+    eos_token_id: int | None = None
 
     def __post_init__(self) -> None:
         for name, least, most in (("vocab_size", 1, 2**16), ("order", 1, LONGEST), ("entries", 0, LARGEST)):
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number from {least} to {most:,}")
+        end_token(self.eos_token_id, self.vocab_size)
         if first_code(self.vocab_size, self.order + 1) >= 2**63:
             fits = max(n for n in range(1, LONGEST) if first_code(self.vocab_size, n + 1) < 2**63)
             raise ValueError(

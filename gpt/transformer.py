@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt.model import CausalModel
+from gpt.model import CausalModel, end_token
 
 # What a config.json may ask for at most, so that a mistyped size is refused at once. Every other size: 2**18.
 LARGEST = {"num_hidden_layers": 1_000, "sliding_window": 2**15, "rope_theta": 1e12, "rms_norm_eps": 1}
@@ -40,9 +40,11 @@ class GPTConfig:
     sliding_window: int = 256
     rope_theta: float = 10_000.0
     rms_norm_eps: float = 1e-6
+    eos_token_id: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
+        end_token(self.eos_token_id, self.vocab_size)
+        for name, value in self._sizes().items():
             most = LARGEST.get(name, 2**18)
             if not 0 < value <= most:
                 raise ValueError(f"{name} is {value!r}; it must be above 0 and at most {most:,}")
@@ -56,18 +58,17 @@ class GPTConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The config.json that transformers' `Qwen3Config` reads."""
-        sizes = asdict(self)
         return {
             "architectures": ["Qwen3ForCausalLM"],
             "model_type": "qwen3",
             "dtype": "float32",
-            **{name: value for name, value in sizes.items() if name != "rope_theta"},
+            **{name: value for name, value in self._sizes().items() if name != "rope_theta"},
             **self._fixed(self.num_hidden_layers),
             "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
             # Rotary positions have no end, and the window keeps the cost of each the same: room for long texts.
             "max_position_embeddings": 131_072,
             "bos_token_id": None,
-            "eos_token_id": None,
+            "eos_token_id": self.eos_token_id,
             "use_cache": True,
         }
 
@@ -77,17 +78,20 @@ class GPTConfig:
         rope = config.get("rope_parameters")
         if not isinstance(rope, dict) or rope.get("rope_type") != "default":
             raise ValueError(f"rope_parameters is {rope!r}; this GPT has rope_type 'default'")
-        sizes: dict[str, Any] = {name: config.get(name) for name in cls.__dataclass_fields__}
+        sizes: dict[str, Any] = {name: config.get(name) for name in cls.__dataclass_fields__ if name != "eos_token_id"}
         sizes["rope_theta"] = rope.get("rope_theta")
         for name, value in sizes.items():
             is_real = cls.__dataclass_fields__[name].type is float
             if type(value) not in ((int, float) if is_real else (int,)):
                 raise ValueError(f"{name} is {value!r}; it must be a {'' if is_real else 'whole '}number")
-        made = cls(**sizes)
+        made = cls(**sizes, eos_token_id=config.get("eos_token_id"))
         for name, here in cls._fixed(made.num_hidden_layers).items():
             if config.get(name) != here:
                 raise ValueError(f"{name} is {config.get(name)!r}; this GPT has {here!r}")
         return made
+
+    def _sizes(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name != "eos_token_id"}
 
     @staticmethod
     def _fixed(layers: int) -> dict[str, Any]:

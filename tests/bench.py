@@ -41,7 +41,7 @@ class Plan:
     batches: tuple[int, ...] = (1, 8, 32)
     lengths: tuple[int, ...] = (200, 2_000)
     rounds: int = 3
-    seconds: float = 1.0
+    seconds: float = 3.0
     starts: int = 3  # fresh processes of each kind
     long: int = 2_000  # characters that a process writes whose memory is looked at
 
