@@ -72,6 +72,9 @@ class LSTM(CausalModel):
         self.lstm = nn.LSTM(size, size, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(size, config.vocab_size)
+        with torch.no_grad():  # it keeps what it has until it learns what to forget (Jozefowicz et al. 2015)
+            for layer in range(layers):
+                getattr(self.lstm, f"bias_ih_l{layer}")[size : 2 * size] = 1.0
 
     def forward(self, ids: Tensor, state: Memory | None = None) -> tuple[Tensor, Memory]:
         x, (shown, kept) = self.lstm(self.embed(ids), (state.shown, state.kept) if state else None)

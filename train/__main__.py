@@ -21,7 +21,7 @@ from train.evaluate import held_out, reading
 from train.mix import mix
 from train.processes import Processes
 from train.publish import publish
-from train.recipe import BigramRecipe, GPTRecipe, Recipe
+from train.recipe import BigramRecipe, GPTRecipe, LSTMRecipe, Recipe
 from train.run import count, learn
 from train.trainer import Budget, Done, Event, Losses, Sample, Step
 
@@ -35,10 +35,11 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train a model and write a weights folder")
     run.add_argument(
         "kind",
-        choices=("bigram", "ngram", "gpt", "mixture"),
+        choices=("bigram", "ngram", "lstm", "gpt", "mixture"),
         help="what to make; a bigram is counted, unless a budget says to learn it",
     )
     run.add_argument("--data", required=True, help=f"a text file, or one of: {', '.join(texts.SOURCES)}")
+    run.add_argument("--lines", action="store_true", help="each line of the data is an item of its own, as names are")
     run.add_argument("--out", required=True, type=Path, help="the folder to write")
     run.add_argument("--of", nargs=2, metavar="MODEL", help="the two models of a mixture, made from this text: names or folders")
     budget = run.add_mutually_exclusive_group()
@@ -86,7 +87,9 @@ def pick_device(args: argparse.Namespace) -> str:
 
 def run(args: argparse.Namespace, device: str, processes: Processes) -> Generator[Event]:
     with processes.first_goes_first():  # the first may have to download it
-        data = texts.read(args.data)
+        data = texts.read(args.data, args.lines)
+    if processes.is_first and any(data.left_out.values()):
+        print(f"Lines of {data.name} that were left out: {told(data.left_out)}.", file=sys.stderr)
     # As typed, but for where things lie on this machine: the command goes into the card.
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     command = "python -m train " + shlex.join(words)
@@ -115,15 +118,25 @@ def run(args: argparse.Namespace, device: str, processes: Processes) -> Generato
             return count(data, args.out, args.seed, command)
         recipe: Recipe = BigramRecipe()
     else:
-        recipe = replace(GPTRecipe.for_minutes(args.minutes or DEFAULT_MINUTES), **shape)
+        sizes = LSTMRecipe if args.kind == "lstm" else GPTRecipe
+        if data.lines:  # a window for the longest, with its start
+            shape = {"context": max(map(len, data.text.split("\n"))) + 1} | shape
+        recipe = replace(sizes.for_minutes(args.minutes or DEFAULT_MINUTES), **shape)
     if args.minutes is None and args.steps is None:
         args.minutes = DEFAULT_MINUTES
-    compile = device == "cuda" if args.compile is None else args.compile
+    if args.kind == "lstm" and args.compile:
+        raise ValueError("PyTorch does not compile an LSTM; leave --compile out")
+    compile = (device == "cuda" and args.kind != "lstm") if args.compile is None else args.compile
     budget = Budget(args.steps, args.minutes)
     options = {"seed": args.seed, "command": command, "resume": args.resume, "device": device, "compile": compile}
     if args.kind == "mixture":
         return mix(data, args.out, args.of, recipe, budget, **options)
     return learn(args.kind, recipe, data, args.out, budget, processes=processes, **options)
+
+
+def told(counts: dict[str, int]) -> str:
+    """What was counted, in words: "2 empty, 1 not UTF-8"."""
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
 
 def show(events: Generator[Event], processes: Processes = Processes()) -> None:

@@ -14,6 +14,7 @@ PROJECT = "from-bigram-to-gpt"
 KINDS = {
     "bigram": "A table of which character follows which",
     "ngram": "A table of what followed the last few characters",
+    "lstm": "A recurrent network, an LSTM",
     "gpt": "A decoder-only transformer in the shape of Qwen3",
     "mixture": "The weighted mean of what two models foresee",
 }

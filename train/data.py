@@ -3,28 +3,36 @@
 import hashlib
 import os
 import urllib.request
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 from urllib.error import HTTPError
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from gpt.checkpoint import write_aside
 
+LONGEST_LINE = 255  # characters of an item; a longer one is left out
+
 
 @dataclass(frozen=True)
 class Source:
-    """A text with a public address, its id as a data set on the Hub, and a prompt that suits it."""
+    """A text with a public address, its id as a data set on the Hub if it is one, and a prompt that suits it."""
 
     url: str
     sha256: str
     licence: str
-    dataset: str
+    dataset: str | None
     prompt: str
+    lines: bool = False
 
 
 SOURCES = {
@@ -35,17 +43,54 @@ SOURCES = {
         "karpathy/tiny_shakespeare",
         "ROMEO:",
     ),
+    "names": Source(
+        "https://raw.githubusercontent.com/karpathy/makemore/master/names.txt",
+        "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
+        "public domain",
+        None,
+        "",
+        lines=True,
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Data:
-    """A text and where it is from. The first 90 % of its characters are to train on, the last 10 % are held out."""
+    """A text and where it is from.
+
+    The first 90 % of a running text are to train on, the last 10 % are held out. Lines, one item each, are shuffled first;
+    each stands between two new lines, its start and its end. left_out: how many lines are no items, by what they are.
+    """
 
     name: str
     text: str
     sha256: str
     source: Source | None
+    lines: bool = False
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of_lines(cls, name: str, content: bytes, source: Source | None = None) -> "Data":
+        """Raises ValueError if there are fewer than 20 items."""
+        left_out = {"empty": 0, f"longer than {LONGEST_LINE} characters": 0, "not UTF-8": 0}
+        empty, long, broken = left_out
+        items = []
+        for line in content.removesuffix(b"\n").split(b"\n"):
+            try:
+                item = line.removesuffix(b"\r").decode("utf-8")
+            except UnicodeDecodeError:
+                left_out[broken] += 1
+                continue
+            if not item.strip():
+                left_out[empty] += 1
+            elif len(item) > LONGEST_LINE:
+                left_out[long] += 1
+            else:
+                items.append(item)
+        if len(items) < 20:
+            raise ValueError(f"{name} has {len(items)} lines to learn from; a run needs 20 or more")
+        Random(1337).shuffle(items)  # noqa: S311 (the seed that everyone's figures on names use)
+        return cls(name, "\n".join(["", *items, ""]), hashlib.sha256(content).hexdigest(), source, True, left_out)
 
     @property
     def prompt(self) -> str:
@@ -54,16 +99,26 @@ class Data:
 
     @property
     def parts(self) -> tuple[str, str]:
+        if self.lines:
+            items = self.text[1:-1].split("\n")
+            cut = int(len(items) * 0.9)
+            first, last = ("\n".join(["", *part, ""]) for part in (items[:cut], items[cut:]))
+            return first, last
         cut = int(len(self.text) * 0.9)
         return self.text[:cut], self.text[cut:]
+
+    @property
+    def split(self) -> str:
+        """How it is split, in words."""
+        return f"{'shuffled, ' if self.lines else ''}the first 90 % to train, the last 10 % held out"
 
 
 def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "from-bigram-to-gpt"
 
 
-def read(data: str) -> Data:
-    """Open a text by the name of a source, or from a file.
+def read(data: str, lines: bool = False) -> Data:
+    """Open a text by the name of a source, or from a file; with `lines`, each line of it is an item of its own.
 
     Raises ValueError, in one sentence, if it cannot be read or is no text, OSError never.
     """
@@ -76,11 +131,14 @@ def read(data: str) -> Data:
             raise ValueError(
                 f"no text could be read from {data!r} ({error.strerror}); give a file, or one of: {', '.join(SOURCES)}"
             ) from None
+    source, name = SOURCES.get(data), Path(data).stem
+    if lines or (source and source.lines):
+        return Data.of_lines(name, content, source)
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{data} is not UTF-8 text (byte {error.start} is no part of it); convert it first") from None
-    return Data(Path(data).stem, text, hashlib.sha256(content).hexdigest(), SOURCES.get(data))
+    return Data(name, text, hashlib.sha256(content).hexdigest(), source)
 
 
 def _download(name: str, source: Source) -> bytes:
@@ -116,3 +174,35 @@ def random_batch(ids: Tensor, rows: int, length: int, generator: torch.Generator
     starts = torch.randint(len(ids) - length, (rows, 1), generator=generator)
     window = ids[starts + torch.arange(length + 1)]
     return window[:, :-1], window[:, 1:]
+
+
+def lines_of(ids: Tensor, end_id: int) -> list[Tensor]:
+    """The lines in ids (N,), which begin and end with an end token, each with the one before it and its own."""
+    ends = (ids == end_id).nonzero()[:, 0].tolist()
+    return [ids[start : end + 1] for start, end in pairwise(ends)]
+
+
+def padded(lines: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Inputs and next tokens (B, T) of lines of different lengths.
+
+    After the end of a line the next token is -1, which does not count; no position before it sees what stands there.
+    """
+    whole = pad_sequence(list(lines), batch_first=True, padding_value=-1)
+    return whole[:, :-1].clamp(min=0), whole[:, 1:]
+
+
+class LineBatches:
+    """Random batches of lines, padded. The generator of the next one is whichever was last given."""
+
+    def __init__(self, lines: list[Tensor], rows: int) -> None:
+        self.lines, self.rows, self.generator = len(lines), rows, torch.Generator()
+        self.batches = iter(DataLoader(lines, batch_sampler=self, collate_fn=padded))  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        while True:
+            yield torch.randint(self.lines, (self.rows,), generator=self.generator).tolist()
+
+    def next(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        self.generator = generator
+        inputs, targets = next(self.batches)
+        return inputs, targets

@@ -10,7 +10,7 @@ and its part somewhat less weight than it deserves; near its best value the loss
 import hashlib
 import json
 from collections.abc import Generator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def mix(
     """
     refuse_if_used(out)
     parts = [_part(name, data) for name in of]
-    rehearsal = Data(data.name, data.parts[0], hashlib.sha256(data.parts[0].encode()).hexdigest(), data.source)
+    rehearsal = replace(data, text=data.parts[0], sha256=hashlib.sha256(data.parts[0].encode()).hexdigest())
     texts = Texts.of(rehearsal, 1)
     models: list[CausalModel] = []
     how: dict[str, Any] = {"characters": len(texts.held_out) - 1}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gpt import GPT, Bigram, BigramConfig, GPTConfig
+from gpt import GPT, LSTM, Bigram, BigramConfig, GPTConfig, LSTMConfig
 from train.optim import Muon
 
 
@@ -55,7 +55,7 @@ class GPTRecipe:
             return cls(layers=4, width=160)
         return cls(layers=6, width=192, head_size=64, dropout=0.15, batch_tokens=4096)
 
-    def build(self, vocab_size: int) -> GPT:
+    def build(self, vocab_size: int, end_id: int | None = None) -> GPT:
         heads = self.width // self.head_size
         return GPT(
             GPTConfig(
@@ -67,6 +67,7 @@ class GPTRecipe:
                 num_key_value_heads=heads,
                 head_dim=self.head_size,
                 sliding_window=self.context,
+                eos_token_id=end_id,
             ),
             dropout=self.dropout,
         )
@@ -91,8 +92,8 @@ class BigramRecipe:
     batch_tokens: int = 16_384
     adam_rate: float = 0.2
 
-    def build(self, vocab_size: int) -> Bigram:
-        return Bigram(BigramConfig(vocab_size))
+    def build(self, vocab_size: int, end_id: int | None = None) -> Bigram:
+        return Bigram(BigramConfig(vocab_size, end_id))
 
     def optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
         return [adam(model.parameters(), self.adam_rate)]
@@ -101,7 +102,41 @@ class BigramRecipe:
         return self.batch_tokens // self.context, self.context
 
 
-Recipe = GPTRecipe | BigramRecipe
+@dataclass(frozen=True)
+class LSTMRecipe:
+    """Sizes and rates of an LSTM run, in windows of `context` tokens that each start afresh."""
+
+    layers: int
+    width: int
+    context: int = 128
+    dropout: float = 0.0
+    batch_tokens: int = 4096
+    adam_rate: float = 4e-3
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "context"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must be from 0 to below 1")
+
+    @classmethod
+    def for_minutes(cls, minutes: float) -> "LSTMRecipe":
+        if minutes <= 5:
+            return cls(layers=1, width=256)
+        return cls(layers=2, width=320, dropout=0.15)
+
+    def build(self, vocab_size: int, end_id: int | None = None) -> LSTM:
+        return LSTM(LSTMConfig(vocab_size, self.width, self.layers, end_id), self.dropout)
+
+    def optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        return [adam(model.parameters(), self.adam_rate)]
+
+    def batch_shape(self, progress: float) -> tuple[int, int]:
+        return max(1, self.batch_tokens // self.context), self.context
+
+
+Recipe = GPTRecipe | LSTMRecipe | BigramRecipe
 
 
 def adam(params: Iterable[Tensor], rate: float) -> torch.optim.AdamW:

@@ -21,8 +21,8 @@ from gpt import Bigram, BigramConfig, LanguageModel, SamplingParams, Tokenizer, 
 from gpt.checkpoint import save, write_aside
 from gpt.model import CausalModel
 from train.card import card, loss_curve
-from train.data import Data, random_batch
-from train.evaluate import WINDOW, HeldOut, held_out
+from train.data import Data, LineBatches, lines_of, random_batch
+from train.evaluate import WINDOW, HeldOut, held_out, reading
 from train.processes import Processes
 from train.recipe import Recipe
 from train.trainer import WARMUP, Budget, Done, Event, Losses, Trainer
@@ -37,21 +37,23 @@ SMOOTHING = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # the k that are tri
 
 @dataclass(frozen=True)
 class Texts:
-    """A text ready to learn from: ids of the training part and of the held-out part, both (N,)."""
+    """A text ready to learn from: ids of the training part and of the held-out part, both (N,); what ends a line, if each
+    is a text of its own."""
 
     tokenizer: Tokenizer
     train: Tensor
     held_out: Tensor
+    end_id: int | None = None
 
     @classmethod
     def of(cls, data: Data, window: int) -> "Texts":
         """Raises ValueError if the text is too short for one window in each part."""
         least = max(20, math.ceil((window + 1) / 0.9))  # 20: so that a tenth of either part has a pair of characters
-        if len(data.text) < least:
+        if not data.lines and len(data.text) < least:
             raise ValueError(f"{data.name} has {len(data.text)} characters; a run with windows of {window} needs {least} or more")
         tokenizer = Tokenizer.from_text(data.text)
         train, held = (torch.tensor(tokenizer.encode(part).ids) for part in data.parts)
-        return cls(tokenizer, train, held)
+        return cls(tokenizer, train, held, tokenizer.start_id if data.lines else None)
 
 
 def optimizer_settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -106,7 +108,7 @@ def count(
 def counted_bigram(texts: Texts) -> tuple[Bigram, float]:
     """The bigram of a text, with the k of add-k smoothing that does best on the last tenth of the training part when
     the rest of it is counted."""
-    model = Bigram(BigramConfig(len(texts.tokenizer)))
+    model = Bigram(BigramConfig(len(texts.tokenizer), texts.end_id))
     cut = int(len(texts.train) * 0.9)
     rest, aside = texts.train[:cut], texts.train[cut:]
     k = min(SMOOTHING, key=lambda k: held_out(model.fit_counts(rest, k), aside, WINDOW).nats_per_token)
@@ -132,13 +134,15 @@ def learn(
     that this one continues, or if a batch does not divide among the processes.
     """
     params = SamplingParams(max_new_tokens=200, seed=seed)
+    if data.lines and processes.size > 1:
+        raise ValueError("lines take one process; start it without torchrun")  # their shares would not weigh the same
     for start in (0, 1):  # batches may change their shape on the way
         processes.check(recipe.batch_shape(start)[0])
     texts = Texts.of(data, recipe.context)
     # With a compiler the casts to bfloat16 are fused away and its products pay, where the processor has them.
     low_precision = device == "cuda" or (compile and _native_bfloat16())
     torch.manual_seed(seed)
-    model = recipe.build(len(texts.tokenizer)).to(device)
+    model = recipe.build(len(texts.tokenizer), texts.end_id).to(device)
     optimizers = recipe.optimizers(model)
     settings = {
         "method": "gradient descent",
@@ -156,11 +160,13 @@ def learn(
     def evaluate() -> float:
         nonlocal result
         if processes.is_first:
-            result = held_out(model, texts.held_out, recipe.context)
+            result = held_out(model, texts.held_out, reading(model))
         return processes.sum(result.nats_per_token if result else 0.0)
 
+    lines = None if texts.end_id is None else LineBatches(lines_of(texts.train, texts.end_id), recipe.batch_shape(1)[0])
+
     def batch(progress: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return random_batch(texts.train, *recipe.batch_shape(progress), generator)
+        return lines.next(generator) if lines else random_batch(texts.train, *recipe.batch_shape(progress), generator)
 
     def sample() -> str:
         return LanguageModel(model, texts.tokenizer).generate(data.prompt, params).text if processes.is_first else ""
@@ -232,7 +238,8 @@ def _write_folder(
             "dataset": data.source.dataset if data.source else None,
             "sha256": data.sha256,
             "characters": len(data.text),
-            "split": "the first 90 % to train, the last 10 % held out",
+            "split": data.split,
+            **({"lines": data.text.count("\n") - 1, "left_out": data.left_out} if data.lines else {}),
         },
         "tokenizer": "char",
         "vocabulary": len(texts.tokenizer),
