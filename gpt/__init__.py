@@ -7,16 +7,19 @@ load("gpt-shakespeare").generate("ROMEO:", SamplingParams(temperature=0.8, seed=
 from gpt.bigram import Bigram, BigramConfig
 from gpt.checkpoint import CheckpointError, load
 from gpt.generate import Generation, LanguageModel, Row, Score, Step
+from gpt.latent import LatentModel
 from gpt.lstm import LSTM, LSTMConfig
 from gpt.mixture import Mixture, MixtureConfig
 from gpt.ngram import NGram, NGramConfig
 from gpt.sampling import SamplingParams
 from gpt.tokenizer import Tokenizer
 from gpt.transformer import GPT, GPTConfig, KVCache
+from gpt.vae import VAE, VAEConfig
 
 __all__ = [
     "GPT",
     "LSTM",
+    "VAE",
     "Bigram",
     "BigramConfig",
     "CheckpointError",
@@ -25,6 +28,7 @@ __all__ = [
     "KVCache",
     "LSTMConfig",
     "LanguageModel",
+    "LatentModel",
     "Mixture",
     "MixtureConfig",
     "NGram",
@@ -34,5 +38,6 @@ __all__ = [
     "Score",
     "Step",
     "Tokenizer",
+    "VAEConfig",
     "load",
 ]

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from gpt.bigram import Bigram, BigramConfig
 from gpt.generate import LanguageModel
+from gpt.latent import LatentModel
 from gpt.lstm import LSTM, LSTMConfig
 from gpt.mixture import Mixture, MixtureConfig
 from gpt.model import CausalModel
@@ -26,6 +27,7 @@ from gpt.ngram import NGram, NGramConfig
 from gpt.sampling import SamplingParams
 from gpt.tokenizer import Tokenizer
 from gpt.transformer import GPT, GPTConfig
+from gpt.vae import VAE, VAEConfig
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
@@ -34,6 +36,7 @@ MODEL_TYPES: dict[str, tuple[Any, Any]] = {
     "bigram": (Bigram, BigramConfig),
     "ngram": (NGram, NGramConfig),
     "lstm": (LSTM, LSTMConfig),
+    "vae": (VAE, VAEConfig),
     "qwen3": (GPT, GPTConfig),
     "mixture": (Mixture, MixtureConfig),
 }
@@ -177,7 +180,7 @@ def open_folder(
         tensors = _read_tensors(folder / "model.safetensors", expected)
         fitting = {name: tensor.to(own.dtype) for name, own in opened.state_dict().items() for tensor in [tensors[name]]}
         opened.load_state_dict(fitting, assign=True)  # mapped, not copied, where the type is the same
-    return LanguageModel(opened, tokenizer, name)
+    return (LatentModel if isinstance(opened, VAE) else LanguageModel)(opened, tokenizer, name)
 
 
 class Unfilled(TorchFunctionMode):

@@ -138,15 +138,16 @@ class LanguageModel:
         left_out = self.tokenizer.encode(prompt).left_out
         return Generation("".join(texts), list(ids), list(logprobs), params.seed or 0, left_out)
 
-    def open(self, prompt: str, params: SamplingParams = SamplingParams()) -> Row:
-        """Read a prompt, for `step` to write on from it."""
+    def open(self, prompt: str, params: SamplingParams = SamplingParams(), state: Any = None) -> Row:
+        """Read a prompt, for `step` to write on from it. state: what it starts from, if not what the model does."""
         params = params.seeded()
         ids = self.tokenizer.encode(prompt).ids
         if self.end_id is not None:
             ids = self._lines([self.end_id, *ids])[-1]
-        logits, state = self._after(ids or [self.tokenizer.start_id])
-        text = DecodeStream(skip_special_tokens=False)
-        return Row(params, params.max_new_tokens, state, logits, _uniforms(params.seed or 0), text)
+        uniforms = _uniforms(params.seed or 0)
+        state = self.model.start(uniforms) if state is None else state
+        logits, state = self._after(ids or [self.tokenizer.start_id], state)
+        return Row(params, params.max_new_tokens, state, logits, uniforms, DecodeStream(skip_special_tokens=False))
 
     def step(self, rows: Sequence[Row]) -> list[Step]:
         """One more token for each of these rows, together. Others may join them, and some leave, at every step.
@@ -168,7 +169,7 @@ class LanguageModel:
             steps.append(Step(token, text, logprob, one, row.params))
             row.token, row.logits, row.left = token, None, row.left - 1
             if token == self.end_id:
-                row.logits, row.state = self._after([token])
+                row.logits, row.state = self._after([token], self.model.start(row.uniforms))
         return steps
 
     def score(self, text: str) -> Score:
@@ -188,14 +189,13 @@ class LanguageModel:
         starts = [i for i, token in enumerate(ids) if token == self.end_id] if self.end_id is not None else [0]
         return [ids[start:end] for start, end in pairwise([*starts, len(ids)])]
 
-    def _after(self, ids: list[int]) -> tuple[Tensor, Any]:
+    def _after(self, ids: list[int], state: Any = None) -> tuple[Tensor, Any]:
         """Logits (V,) after ids, and the state."""
-        ((logits, state),) = deque(self._read(ids), maxlen=1)  # of the last chunk
+        ((logits, state),) = deque(self._read(ids, state), maxlen=1)  # of the last chunk
         return logits[-1], state
 
-    def _read(self, ids: list[int]) -> Iterator[tuple[Tensor, Any]]:
+    def _read(self, ids: list[int], state: Any = None) -> Iterator[tuple[Tensor, Any]]:
         """Read ids in chunks; for each, logits (T, V) in float32 and the state after it."""
-        state = None
         for chunk in torch.tensor(ids).split(CHUNK):
             logits, state = self._forward(chunk[None], state)
             yield logits[0], state

@@ -1,5 +1,6 @@
 """The contract of every model that writes from left to right. Sampling, scoring, training and the page use it alone."""
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -37,6 +38,10 @@ class CausalModel(nn.Module):
 
     config: Config
     window: int
+
+    def start(self, uniforms: Iterator[float]) -> Any:
+        """The state that a text starts from, for a model that draws one. uniforms: its seed's numbers in [0, 1)."""
+        return None
 
     def forward(self, ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         raise NotImplementedError

@@ -214,7 +214,8 @@ def test_a_damaged_config_is_named(folder, content, reason):
 def test_a_model_of_an_unknown_kind_is_told(folder):
     (folder / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(
-        CheckpointError, match=r"^tiny is a model of the kind 'llama'; what opens here is bigram, ngram, qwen3, mixture$"
+        CheckpointError,
+        match=r"^tiny is a model of the kind 'llama'; what opens here is bigram, ngram, lstm, vae, qwen3, mixture$",
     ):
         load(folder)
 

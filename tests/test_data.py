@@ -47,7 +47,8 @@ def refusal(data: str) -> str:
 def test_a_missing_file_is_refused(tmp_path):
     name = str(tmp_path / "none.txt")
     assert (
-        refusal(name) == f"no text could be read from {name!r} (No such file or directory); give a file, or one of: shakespeare"
+        refusal(name)
+        == f"no text could be read from {name!r} (No such file or directory); give a file, or one of: shakespeare, names"
     )
 
 

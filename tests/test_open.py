@@ -94,7 +94,7 @@ def test_a_model_of_an_unknown_kind_is_a_sentence(hub, trained, tmp_path):
     (trained / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
     hub.add_folder(trained)
     said = refused("alice/tiny")
-    told = "alice/tiny is a model of the kind &#x27;llama&#x27;; what opens here is bigram, ngram, qwen3, mixture."
+    told = "alice/tiny is a model of the kind &#x27;llama&#x27;; what opens here is bigram, ngram, lstm, vae, qwen3, mixture."
     assert f"It was not opened: {told}" in said
     assert not [path for _, path in hub.requests if path.endswith("model.safetensors")]
     assert empty(tmp_path / "home")

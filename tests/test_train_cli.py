@@ -159,7 +159,7 @@ def test_evaluate_refuses_damaged_weights(run, text_file, tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "no text could be read from '{}' (No such file or directory); give a file, or one of: shakespeare"),
+        (None, "no text could be read from '{}' (No such file or directory); give a file, or one of: shakespeare, names"),
         (b"caf\xe9", "{} is not UTF-8 text (byte 3 is no part of it); convert it first"),
         (b"", "chain has 0 characters; a run with windows of"),
         (b"too short", "chain has 9 characters; a run with windows of"),

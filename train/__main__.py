@@ -5,7 +5,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from train.evaluate import held_out, reading
 from train.mix import mix
 from train.processes import Processes
 from train.publish import publish
-from train.recipe import BigramRecipe, GPTRecipe, LSTMRecipe, Recipe
+from train.recipe import BigramRecipe, GPTRecipe, LSTMRecipe, Recipe, VAERecipe
 from train.run import count, learn
 from train.trainer import Budget, Done, Event, Losses, Sample, Step
 
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train a model and write a weights folder")
     run.add_argument(
         "kind",
-        choices=("bigram", "ngram", "lstm", "gpt", "mixture"),
+        choices=("bigram", "ngram", "lstm", "gpt", "mixture", "vae"),
         help="what to make; a bigram is counted, unless a budget says to learn it",
     )
     run.add_argument("--data", required=True, help=f"a text file, or one of: {', '.join(texts.SOURCES)}")
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace, device: str, processes: Processes) -> Generato
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     command = "python -m train " + shlex.join(words)
     shape = {name: value for name in ("layers", "width", "context", "dropout") if (value := getattr(args, name)) is not None}
-    if args.kind in ("ngram", "mixture") and processes.size > 1:
+    if args.kind in ("ngram", "mixture", "vae") and processes.size > 1:
         raise ValueError(f"{args.kind} takes one process; start it without torchrun")
     if args.kind == "mixture" and not args.of:
         raise ValueError("a mixture needs two models; name them with --of")
@@ -118,15 +118,20 @@ def run(args: argparse.Namespace, device: str, processes: Processes) -> Generato
             return count(data, args.out, args.seed, command)
         recipe: Recipe = BigramRecipe()
     else:
-        sizes = LSTMRecipe if args.kind == "lstm" else GPTRecipe
+        minutes = args.minutes or DEFAULT_MINUTES
+        sizes: dict[str, Callable[[float], Recipe]] = {"lstm": LSTMRecipe.for_minutes, "vae": VAERecipe.for_minutes}
+        suited = sizes.get(args.kind, GPTRecipe.for_minutes)(minutes)
+        if odd := [name for name in shape if not hasattr(suited, name)]:
+            raise ValueError(f"a {args.kind} has no {', '.join(odd)}; leave it out")
         if data.lines:  # a window for the longest, with its start
             shape = {"context": max(map(len, data.text.split("\n"))) + 1} | shape
-        recipe = replace(sizes.for_minutes(args.minutes or DEFAULT_MINUTES), **shape)
+        recipe = replace(suited, **shape)
     if args.minutes is None and args.steps is None:
         args.minutes = DEFAULT_MINUTES
-    if args.kind == "lstm" and args.compile:
+    recurrent = args.kind in ("lstm", "vae")
+    if recurrent and args.compile:
         raise ValueError("PyTorch does not compile an LSTM; leave --compile out")
-    compile = (device == "cuda" and args.kind != "lstm") if args.compile is None else args.compile
+    compile = (device == "cuda" and not recurrent) if args.compile is None else args.compile
     budget = Budget(args.steps, args.minutes)
     options = {"seed": args.seed, "command": command, "resume": args.resume, "device": device, "compile": compile}
     if args.kind == "mixture":
@@ -190,7 +195,7 @@ def account(done: Done) -> str:
 
 def evaluate(args: argparse.Namespace) -> None:
     lm = load(args.model)
-    encoded = lm.tokenizer.encode(texts.read(args.data).parts[1])
+    encoded = lm.tokenizer.encode(texts.read(args.data, lines=lm.end_id is not None).parts[1])
     if len(encoded.ids) < 2:
         raise ValueError(f"the last tenth of {args.data} has too few characters to score")
     characters = len(lm.tokenizer.decode(encoded.ids[1:]))

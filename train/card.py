@@ -15,6 +15,7 @@ KINDS = {
     "bigram": "A table of which character follows which",
     "ngram": "A table of what followed the last few characters",
     "lstm": "A recurrent network, an LSTM",
+    "vae": "A variational autoencoder of lines, with an LSTM on either side",
     "gpt": "A decoder-only transformer in the shape of Qwen3",
     "mixture": "The weighted mean of what two models foresee",
 }

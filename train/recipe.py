@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gpt import GPT, LSTM, Bigram, BigramConfig, GPTConfig, LSTMConfig
+from gpt import GPT, LSTM, VAE, Bigram, BigramConfig, GPTConfig, LSTMConfig, VAEConfig
 from train.optim import Muon
 
 
@@ -136,7 +136,42 @@ class LSTMRecipe:
         return max(1, self.batch_tokens // self.context), self.context
 
 
-Recipe = GPTRecipe | LSTMRecipe | BigramRecipe
+@dataclass(frozen=True)
+class VAERecipe:
+    """Sizes and rates of a text VAE's run; train/latent.py says what they do. free_bits: nats that each number of the
+    space may cost for free."""
+
+    width: int = 256
+    latent: int = 32
+    context: int = 256  # the longest line, with its start
+    batch_tokens: int = 4096
+    adam_rate: float = 2e-3
+    free_bits: float = 0.4
+    warmup: float = 0.3  # share of the budget in which the weight of the KL divergence rises to 1
+    word_dropout: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("width", "context"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+
+    @classmethod
+    def for_minutes(cls, minutes: float) -> "VAERecipe":
+        return cls()
+
+    def build(self, vocab_size: int, end_id: int | None = None) -> VAE:
+        if end_id is None:
+            raise ValueError("a VAE learns from lines; give --lines, or a set of them like names")
+        return VAE(VAEConfig(vocab_size, end_id, self.width, latent_size=self.latent))
+
+    def optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        return [adam(model.parameters(), self.adam_rate)]
+
+    def batch_shape(self, progress: float) -> tuple[int, int]:
+        return max(1, self.batch_tokens // self.context), self.context
+
+
+Recipe = GPTRecipe | LSTMRecipe | VAERecipe | BigramRecipe
 
 
 def adam(params: Iterable[Tensor], rate: float) -> torch.optim.AdamW:

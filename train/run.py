@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt import Bigram, BigramConfig, LanguageModel, SamplingParams, Tokenizer, load
+from gpt import VAE, Bigram, BigramConfig, LanguageModel, SamplingParams, Tokenizer, load
 from gpt.checkpoint import save, write_aside
 from gpt.model import CausalModel
 from train.card import card, loss_curve
 from train.data import Data, LineBatches, lines_of, random_batch
 from train.evaluate import WINDOW, HeldOut, held_out, reading
+from train.latent import bound, check, measured, objective
 from train.processes import Processes
-from train.recipe import Recipe
+from train.recipe import Recipe, VAERecipe
 from train.trainer import WARMUP, Budget, Done, Event, Losses, Trainer
 
 TRAINING = "training.json"
@@ -160,9 +162,12 @@ def learn(
     def evaluate() -> float:
         nonlocal result
         if processes.is_first:
-            result = held_out(model, texts.held_out, reading(model))
+            result = score(texts.held_out, reading(model))
         return processes.sum(result.nats_per_token if result else 0.0)
 
+    score, loss = partial(held_out, model), None
+    if isinstance(recipe, VAERecipe) and isinstance(model, VAE):
+        score, loss = partial(bound, model), partial(objective, model, recipe)
     lines = None if texts.end_id is None else LineBatches(lines_of(texts.train, texts.end_id), recipe.batch_shape(1)[0])
 
     def batch(progress: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -171,7 +176,7 @@ def learn(
     def sample() -> str:
         return LanguageModel(model, texts.tokenizer).generate(data.prompt, params).text if processes.is_first else ""
 
-    trainer = Trainer(model, optimizers, batch, evaluate, sample, budget, seed, low_precision, compile, processes)
+    trainer = Trainer(model, optimizers, batch, evaluate, sample, budget, seed, low_precision, compile, processes, loss)
     identity = {"data": data.sha256, **settings}  # what a resumed run must share with the one it continues
     progress: dict[str, Any] = {"started": _now(), "curve": []}
 
@@ -190,7 +195,7 @@ def learn(
         elif processes.is_first:
             refuse_if_used(out)
             save_resume()  # now, so that a run can go on whenever it is killed, and a full disk is found at once
-    saved_at = time.perf_counter()
+    saved_at, use = time.perf_counter(), {}
     try:
         for event in trainer.run():
             if isinstance(event, Losses):
@@ -211,8 +216,11 @@ def learn(
                 save_resume()
                 saved_at = time.perf_counter()
             if isinstance(event, Done) and processes.is_first:
-                _finish(out, event, progress["curve"])
+                use = measured(out, data, texts.held_out) if isinstance(recipe, VAERecipe) else {}
+                _finish(out, event, progress["curve"], use)
             yield event
+        if use:
+            check(use["latent"])
     except GeneratorExit:  # whoever listened has stopped, between two steps
         if (out / RESUME).exists():  # else the run is finished
             save_resume()
@@ -259,11 +267,11 @@ def _write_folder(
     _write_facts(out, facts)
 
 
-def _finish(out: Path, done: Done, curve: list[dict[str, float]]) -> None:
+def _finish(out: Path, done: Done, curve: list[dict[str, float]], more: dict[str, Any]) -> None:
     """The best weights are written; add how the run ended, and drop what only a resumed run needs."""
     facts = json.loads((out / TRAINING).read_text(encoding="utf-8"))
     ended = {"finished": True, "run_steps": done.step, "run_seconds": done.seconds, "spent": done.spent, "curve": curve}
-    _write_facts(out, facts | ended)
+    _write_facts(out, facts | ended | more)
     (out / RESUME).unlink(missing_ok=True)
 
 

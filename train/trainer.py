@@ -92,6 +92,7 @@ class Trainer:
     evaluate     () -> held-out loss in nats a token
     sample       () -> a text
     optimizers   any; their learning rates are scaled by the schedule
+    loss         (inputs, next tokens, progress) -> what is made small, in nats a token; if not the cost of each next token
     processes    which share each batch's rows; the first one's clock is that of all
 
     `spent` says where the seconds went: data, forward, backward, exchange (waiting for the other processes included),
@@ -112,6 +113,7 @@ class Trainer:
         low_precision: bool = False,
         compile: bool = False,
         processes: Processes = Processes(),
+        loss: Callable[[Tensor, Tensor, float], Tensor] | None = None,
     ) -> None:
         self.model, self.optimizers, self.budget, self.seed = model, optimizers, budget, seed
         self.processes = processes
@@ -119,6 +121,7 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.low_precision, self.compile = low_precision, compile
         self.loss = torch.compile(self._loss, dynamic=False) if compile else self._loss
+        self.other_loss = loss
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.best = float("inf")
@@ -155,7 +158,7 @@ class Trainer:
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * learning_rate_factor(progress)
             self._lap("data")
-            loss = self._update(rows)
+            loss = self._update(rows, progress)
             self.losses.append(loss)
             if not math.isfinite(loss):
                 raise ValueError(f"the loss is no number after step {self.step}: the rates are too high for this model and text")
@@ -167,13 +170,13 @@ class Trainer:
             self._lap("saving")
         yield Done(self.step, self.seconds, self.tokens, self.spent)
 
-    def _update(self, rows: list[Tensor]) -> float:
+    def _update(self, rows: list[Tensor], progress: float) -> float:
         """Make one step, and return its loss over all processes."""
         whole = "update" if self.device.type == "cuda" else None
         if self.compile and rows[0].shape not in self.seen:
             whole = "compiling"
         self.seen.add(rows[0].shape)
-        loss = self.loss(*rows)
+        loss = self.other_loss(rows[0], rows[1], progress) if self.other_loss else self.loss(*rows)
         self._lap(whole or "forward")
         loss.backward()
         self._lap(whole or "backward")

@@ -1,0 +1,143 @@
+"""What a text VAE is trained by, and how well it uses its latent space.
+
+A line costs what the decoder needs to write it again from its point (the reconstruction), and how far its distribution is
+from the standard normal one (the KL divergence). Their sum bounds the line's own cost from above. Left alone, a decoder that
+can write without a point learns to, and the KL falls to nothing. So its weight rises slowly (Bowman et al. 2016), each
+number of the space may cost a little for free (Kingma et al. 2016), and the decoder is not told some of the tokens
+before the next one.
+"""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gpt import VAE, LatentModel, SamplingParams, load
+from gpt.vae import Course
+from train.data import Data
+from train.evaluate import HeldOut, line_batches, reading
+from train.recipe import VAERecipe
+
+USED = 0.01  # variance of a number's mean over the lines, above which it is in use (Burda et al. 2016)
+COLLAPSED = 0.5  # nats that the points tell of their lines, below which the latent space is not used
+POINTS = 64  # drawn for each line, to estimate its cost
+SHORT, LONG = 8, 15  # letters
+
+
+def objective(model: VAE, recipe: VAERecipe, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:
+    """What is made small, for lines (B, T), in nats a token."""
+    rows, tokens = len(inputs), (targets >= 0).sum()
+    mean, log_variance = model.encode(inputs, (targets >= 0).sum(dim=1))
+    z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+    untold = torch.rand(inputs.shape, device=inputs.device) < recipe.word_dropout
+    untold[:, 0] = False  # the start
+    logits, _ = model(inputs.masked_fill(untold, model.config.vocab_size), Course(z))
+    reconstruction = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
+    each = divergence(mean, log_variance).mean(dim=0)  # (Z,)
+    weight = min(1.0, progress / recipe.warmup)
+    return (reconstruction + rows * weight * each.clamp(min=recipe.free_bits).sum()) / tokens
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(q || standard normal) of each number (..., Z), in nats."""
+    return (mean**2 + log_variance.exp() - 1 - log_variance) / 2
+
+
+def line_costs(model: VAE, inputs: Tensor, targets: Tensor, z: Tensor) -> Tensor:
+    """-log p(line | z) of each line (B,), in nats."""
+    logits, _ = model(inputs, Course(z))
+    each = F.cross_entropy(logits.transpose(1, 2).float(), targets, ignore_index=-1, reduction="none")
+    return each.sum(dim=1)
+
+
+def log_normal(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Logarithm of the density at z (..., Z) of normal distributions, summed over Z."""
+    return -((z - mean) ** 2 / log_variance.exp() + log_variance + math.log(2 * math.pi)).sum(dim=-1) / 2
+
+
+def weighted_costs(model: VAE, inputs: Tensor, targets: Tensor, points: int, generator: torch.Generator) -> Tensor:
+    """The importance-weighted bound on each line's cost (B,), in nats: -log of the mean over `points` drawn of
+    p(line | z) p(z) / q(z | line) (Burda et al. 2016). With one point, the usual bound; with more, closer to the truth."""
+    mean, log_variance = model.encode(inputs, (targets >= 0).sum(dim=1))
+    logs = []
+    for _ in range(points):
+        z = mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=generator)
+        prior = log_normal(z, torch.zeros_like(z), torch.zeros_like(z))
+        logs.append(prior - log_normal(z, mean, log_variance) - line_costs(model, inputs, targets, z))
+    return math.log(points) - torch.stack(logs).logsumexp(dim=0)
+
+
+@torch.inference_mode()
+def bound(model: VAE, ids: Tensor, window: int, points: int = 1) -> HeldOut:
+    """Score the lines in ids (N,), by the bound with so many points."""
+    was_training = model.training
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    nats, tokens = 0.0, 0
+    for inputs, targets in line_batches(ids, model.config.eos_token_id):
+        nats += weighted_costs(model, inputs, targets, points, generator).double().sum().item()
+        tokens += int((targets >= 0).sum())
+    model.train(was_training)
+    return HeldOut(nats / tokens, nats / math.log(2) / tokens, tokens, window)
+
+
+@torch.inference_mode()
+def use_of_latent(lm: LatentModel, data: Data, ids: Tensor) -> dict[str, Any]:
+    """How the latent space is used, measured on the held-out lines in ids (N,), and what the prior gives."""
+    model, generator = lm.model, torch.Generator().manual_seed(0)
+    means, log_variances, costs = [], [], []
+    for inputs, targets in line_batches(ids, model.config.eos_token_id):
+        mean, log_variance = model.encode(inputs, (targets >= 0).sum(dim=1))
+        z = mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=generator)
+        costs.append(line_costs(model, inputs, targets, z))
+        means.append(mean)
+        log_variances.append(log_variance)
+    mean, log_variance = torch.cat(means), torch.cat(log_variances)
+    lines = data.parts[1][1:-1].split("\n")
+    short = [i for i, line in enumerate(lines) if len(line) <= SHORT]
+    likeliest = SamplingParams(temperature=0, max_new_tokens=SHORT + 1)
+    again = [text for some in mean[short].split(500) for text in lm.decode_all(list(some), likeliest)]
+    space = torch.randn(1_000, model.config.latent_size, generator=generator)
+    params = SamplingParams(temperature=1.0, max_new_tokens=LONG + 1, seed=0)
+    drawn = [text for some in space.split(250) for text in lm.decode_all(list(some), params)]
+    known = set(data.text.split("\n"))
+    new = [text for text in drawn if text and len(text) <= LONG and text not in known]
+    return {
+        "lines": len(lines),
+        "reconstruction": torch.cat(costs).mean().item(),
+        "divergence": divergence(mean, log_variance).sum(dim=1).mean().item(),
+        "information": information(mean, log_variance, generator),
+        "active": int((mean.var(dim=0) > USED).sum()),
+        "short": {"letters": SHORT, "lines": len(short), "exact": sum(lines[i] == t for i, t in zip(short, again, strict=True))},
+        "prior": {"letters": LONG, "lines": len(drawn), "new": len(new), "different": len(set(drawn))},
+    }
+
+
+def information(mean: Tensor, log_variance: Tensor, generator: torch.Generator, most: int = 1_000) -> float:
+    """What the points tell of their lines, in nats: the mutual information of both, by which line of up to `most` a point
+    was drawn for. It cannot be more than the logarithm of their number."""
+    mean, log_variance = mean[:most], log_variance[:most]
+    z = mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=generator)
+    of_all = torch.stack([log_normal(point, mean, log_variance) for point in z])  # (B, B)
+    return (of_all.diagonal() - of_all.logsumexp(dim=1) + math.log(len(mean))).mean().item()
+
+
+def measured(folder: Path, data: Data, ids: Tensor) -> dict[str, Any]:
+    """What a finished run says of the model in its folder: the bound on what the held-out lines in ids (N,) cost, and how
+    the latent space is used."""
+    lm = cast("LatentModel", load(folder))
+    result = bound(lm.model, ids, reading(lm.model), POINTS)
+    return {"held_out": asdict(result) | {"points": POINTS}, "latent": use_of_latent(lm, data, ids)}
+
+
+def check(use: dict[str, Any]) -> None:
+    """Raises ValueError if the latent space is not used: the decoder then writes whatever it likes from any point."""
+    if use["information"] < COLLAPSED:
+        raise ValueError(
+            f"the latent space is not used: its points tell {use['information']:.2f} nats of their lines, less than {COLLAPSED}; "
+            "train longer, or with more free bits"
+        )
