@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpt.model import CausalModel, end_token
+from gpt.model import ENDLESS, CausalModel, end_token
 
 LARGEST = {"vocab_size": 2**18, "hidden_size": 2**14, "num_hidden_layers": 64}
-ENDLESS = 2**17  # tokens: what it says of its window, in which nothing is cut off
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+ENDLESS = 2**17  # tokens: the window of a model in which nothing is cut off
+
 
 class Config(Protocol):
     """The sizes of a model: what its config.json says."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from gpt.lstm import Memory
-from gpt.model import CausalModel, end_token
+from gpt.model import ENDLESS, CausalModel, end_token
 
 LARGEST = {"vocab_size": 2**18, "hidden_size": 2**14, "embedding_size": 2**14, "latent_size": 2**10}
 
@@ -74,7 +74,7 @@ class VAE(CausalModel):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
-        self.config, self.window = config, 2**17  # tokens: nothing is cut off
+        self.config, self.window = config, ENDLESS
         V, C, E, Z = config.vocab_size, config.hidden_size, config.embedding_size, config.latent_size
         self.read = nn.Embedding(V, E)
         self.encoder = nn.LSTM(E, C // 2, batch_first=True, bidirectional=True)

@@ -199,7 +199,7 @@ def test_the_shelf_goes_from_the_worst_to_the_best():
 def test_each_rung_says_what_it_adds():
     for model in shelf():
         assert len(model.about) > 40
-        assert model.label.endswith(f" bits per character\n{model.about}")
+        assert model.label.endswith(" bits per character")
         assert "{" not in model.about
     assert "what followed the last 6 characters; where the text never had those, the last 5" in take("ngram-shakespeare").about
 

@@ -80,7 +80,7 @@ footer .divider {{ display: none; }}
 #write {{ display: grid; gap: 22px 44px; align-items: start; grid-template: "ask sheet" auto "settings sheet" 1fr / 1fr 2fr; }}
 #ask {{ grid-area: ask; }} #sheet {{ grid-area: sheet; }} #settings {{ grid-area: settings; }}
 #ask, #settings, #sheet {{ min-width: 0; gap: 14px; }}
-#settings, #settings .form {{ gap: 20px; }}
+#settings, #settings .form, #morph .form {{ gap: 20px; }}
 #settings .block {{ overflow: visible !important; }}
 .form {{ background: none !important; border: 0 !important; box-shadow: none !important; overflow: visible !important; }}
 @media (max-width: 760px) {{ #write {{ grid-template: "ask" "sheet" "settings" / minmax(0, 1fr); gap: 20px; }} }}
@@ -96,7 +96,7 @@ footer .divider {{ display: none; }}
 #models label span {{ white-space: pre-line; font-size: 0.86rem; line-height: 1.45; color: var(--body-text-color-subdued); }}
 #models label span::first-line {{ font-size: 1rem; font-weight: 600; color: var(--body-text-color); }}
 #models input {{ margin-top: 4px; }}
-.dark #settings input[type=range] {{ --neutral-200: #4a443e; }}
+.dark #settings input[type=range], .dark #morph input[type=range] {{ --neutral-200: #4a443e; }}
 #seed-row {{ align-items: end; }}
 
 /* A long text scrolls inside its sheet and stays at its end, where it is being written. */
@@ -115,7 +115,13 @@ footer .divider {{ display: none; }}
 #notice:not(:has(p)) {{ display: none; }}
 #status p {{ min-height: 1.5em; }}
 #notice p {{ padding: 8px 12px; border-left: 3px solid var(--accent); color: var(--body-text-color); }}
-#hub-told p {{ margin: 0; font-size: 0.92rem; line-height: 1.5; color: var(--body-text-color-subdued); }}
+#morph {{ gap: 14px; }} #morph .about p {{ margin: 0; max-width: 46em; color: var(--body-text-color-subdued); }}
+#morph h2 {{ font-size: 1.1rem; margin: 8px 0 0; }}
+#morph .lines {{ list-style: none; margin: 0; padding: 14px 18px; border-radius: 10px; overflow-wrap: anywhere;
+  border: 1px solid var(--input-border-color); background: var(--input-background-fill); font: 1.1rem/1.6 {BOOK}; }}
+#morph .lines b {{ color: var(--accent); }} #morph .lines i, #morph p {{ color: var(--body-text-color-subdued); }}
+#drawn .lines {{ columns: 2; }}
+#about p, #hub-told p {{ margin: 0; font-size: 0.92rem; line-height: 1.5; color: var(--body-text-color-subdued); }}
 #hub > button, #more > button, #use > button {{ font-weight: 600; }}
 #use {{ margin-top: 6px; padding: 14px 0 0 !important; border-top: 1px solid var(--input-border-color) !important; }}
 #use p {{ margin: 4px 0 8px; color: var(--body-text-color-subdued); }}

@@ -6,15 +6,15 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from ui import use, write
+from ui import morph, use, write
 from ui.api import generate, list_models, score
 from ui.first import FirstSight
 from ui.shelf import default, shelf
 
 TITLE = "From Bigram to GPT"
 HEADLINE = (
-    "Watch tiny models write, one character at a time. They learned from Shakespeare's plays, know no facts, "
-    "and you cannot break anything."
+    "Watch tiny models write, one character at a time. They learned from Shakespeare's plays, or from a list of names, "
+    "know no facts, and you cannot break anything."
 )
 
 
@@ -25,6 +25,9 @@ def build() -> gr.Blocks:
         gr.HTML(f"<h1>{TITLE}</h1><p>{HEADLINE}</p>", elem_id="head")
         with gr.Tab("Write"):
             write.build(page, models)
+        if spaces := morph.offered():
+            with gr.Tab("Morph") as tab:
+                morph.build(tab, spaces)
         place: dict[str, Any] = {"concurrency_id": "write", "concurrency_limit": write.VISITORS}
         gr.api(generate, api_name="generate", **place)
         gr.api(score, api_name="score", **place)

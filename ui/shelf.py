@@ -14,6 +14,7 @@ from typing import Any
 
 from gpt import LanguageModel, hub, load
 from gpt.checkpoint import FILES, HUB_ID, NEEDED, WEIGHTS, CheckpointError, Silent, fetch, names
+from gpt.model import ENDLESS
 from ui.desk import Desk
 
 PINNED = WEIGHTS / "hub.json"  # {repo: commit}: what a Space offers from the Hub, beside the models under weights/
@@ -24,6 +25,8 @@ ABOUT = {
     "bigram": "Counts which character follows which, and knows nothing else.",
     "ngram": "Counts what followed the last {window} characters; where the text never had those, the last {less}, and so on. "
     "Nothing is learned, and yet a neural network has to be trained well to beat it.",
+    "lstm": "Reads the text once, from left to right, and has to carry along in {numbers} numbers whatever may matter later.",
+    "vae": "Turns a line into {latent} numbers and back, so that new lines can be drawn, and any two have others between them.",
     "gpt": "Learns what to look for in a whole passage, and need not have seen the same words before.",
     "mixture": "Takes the mean of {parts}: where one errs, the other often does not.",
 }
@@ -51,26 +54,35 @@ class Shelved:
 
     @property
     def sees(self) -> str:
-        return "1 character" if self.lm.window == 1 else f"the last {self.lm.window} characters"
+        if self.lm.window == 1:
+            return "1 character"
+        if self.lm.end_id is not None:
+            return "the line so far"
+        return "all before" if self.lm.window == ENDLESS else f"the last {self.lm.window} characters"
 
     @property
     def label(self) -> str:
-        """Name, what it sees, size and quality, and what it adds to the model before it: its place in the list of models."""
+        """Name, what it sees, size and quality: its line in the list of models."""
         held_out = self.facts.get("held_out")
         quality = f"{held_out['bits_per_character']:.2f} bits per character" if held_out else "from the Hub"
-        facts = f"{self.lm.name}\nsees {self.sees} · {_short(self.lm.parameters)} parameters · {quality}"
-        return f"{facts}\n{self.about}" if self.about else facts
+        return f"{self.lm.name}\nsees {self.sees} · {_short(self.lm.parameters)} parameters · {quality}"
 
     @property
     def about(self) -> str:
         """What it adds to the model before it, if it is one of the page's own."""
-        window, parts = self.lm.window, " and ".join(part["name"] for part in self.facts.get("parts", ()))
-        return ABOUT.get(self.facts.get("kind", ""), "").format(window=window, less=window - 1, parts=parts)
+        window, config = self.lm.window, self.lm.model.config
+        return ABOUT.get(self.facts.get("kind", ""), "").format(
+            window=window,
+            less=window - 1,
+            parts=" and ".join(part["name"] for part in self.facts.get("parts", ())),
+            numbers=f"{2 * getattr(config, 'num_hidden_layers', 0) * getattr(config, 'hidden_size', 0):,}",
+            latent=getattr(config, "latent_size", 0),
+        )
 
 
 @cache
 def shelf() -> list[Shelved]:
-    """The page's own models, a ladder: of those that learned from one text, the best comes last.
+    """The page's own models, a ladder for each text, the longest text first: of those that learned from it, the best last.
 
     Raises CheckpointError, in one sentence, if there is none, or one is missing or damaged.
     """
@@ -78,7 +90,7 @@ def shelf() -> list[Shelved]:
     if not names() and not pinned:
         raise CheckpointError(f"{WEIGHTS} has no models; restore them with `git checkout -- weights`")
     own = [Shelved(load(name), _facts(WEIGHTS / name, f"restore it with `git checkout -- weights/{name}`")) for name in names()]
-    own.sort(key=lambda shelved: (shelved.facts["data"]["name"], -shelved.facts["held_out"]["bits_per_character"]))
+    own.sort(key=lambda shelved: (-shelved.facts["data"]["characters"], -shelved.facts["held_out"]["bits_per_character"]))
     for repo, commit in pinned.items():
         lm = load(repo, commit)
         own.append(Shelved(lm, _facts(hub.cached(repo, commit, NEEDED) or WEIGHTS, "publish it again"), commit))
@@ -86,8 +98,11 @@ def shelf() -> list[Shelved]:
 
 
 def default() -> Shelved:
-    """The model that the page opens with: what a Space was made for, else the best that is one model, not two."""
-    return next((model for model in reversed(shelf()) if model.commit or model.facts["kind"] != "mixture"), shelf()[-1])
+    """The model that the page opens with: what a Space was made for, else the best of the first ladder that is one model,
+    not two."""
+    text = shelf()[0].facts["data"]["sha256"]
+    fit = [each for each in shelf() if each.facts["data"]["sha256"] == text and each.facts["kind"] not in ("mixture", "vae")]
+    return next((each for each in reversed(shelf()) if each.commit), (fit or shelf())[-1])
 
 
 _guests: OrderedDict[str, Shelved] = OrderedDict()

@@ -45,6 +45,13 @@ BUTTONS = """(sheet) => {
   const writing = sheet.startsWith('<div class="sheet writing"'), full = sheet.startsWith('<div class="sheet full"');
   return [!writing, writing, !writing && !full].map((interactive) => ({ interactive, __type__: "update" }));
 }"""
+ABOUT = "<p>{}</p>"
+# A prompt of a play is nothing to a model of names, and the other way round; what a visitor typed stays.
+SUIT = """(id, prompt) => {{
+  const suits = ({prompts})[id];
+  document.querySelector("#chips").style.display = suits === "" ? "none" : "";
+  return suits !== undefined && !!prompt !== !!suits && {known}.includes(prompt) ? suits : prompt;
+}}"""
 SEED = '(query) => Number(new URLSearchParams(query).get("seed"))'
 
 
@@ -217,6 +224,7 @@ def build(page: gr.Blocks, models: list[Shelved]) -> None:
                 copy_python = gr.Button("Copy as Python", size="sm", elem_id="copy-python")
         with gr.Column(elem_id="settings"):
             parts["model"] = model = gr.Radio(hub.choices(), value=opened.id, label="Model", elem_id="models")
+            about = gr.HTML(ABOUT.format(escape(opened.about)), elem_id="about")
             hub.build(model)
             parts["temperature"] = gr.Slider(
                 0, MAX_TEMPERATURE, PLAIN.temperature, step=0.05, label="Temperature", info="0 = always the likeliest, 2 = wild",
@@ -262,6 +270,11 @@ def build(page: gr.Blocks, models: list[Shelved]) -> None:
     restored.then(None, query, None, js=KEEP_IF_LINK, **quiet)
     for event in (generated, continued):
         event.then(None, query, None, js=KEEP_IN_ADDRESS, **quiet)
+    abouts = {each.id: ABOUT.format(escape(each.about)) for each in models}
+    prompts = {each.id: each.facts["sample"]["prompt"] for each in models}
+    known = json.dumps([*CHIPS, *set(prompts.values())])
+    model.change(None, model, about, js=f"(id) => ({json.dumps(abouts)})[id] ?? ''", **quiet)
+    model.change(None, [model, prompt], prompt, js=SUIT.format(prompts=json.dumps(prompts), known=known), **quiet)
     copy_link.click(None, query, None, js=COPY_LINK, **quiet)
     copy_python.click(None, program, None, js=COPY_PYTHON, **quiet)
     for chip in chips:

@@ -1,0 +1,139 @@
+"""The tab Morph: lines as points of a space, and what lies between two of them."""
+
+from collections.abc import Sequence
+from html import escape
+from secrets import randbelow
+from typing import Any
+
+import gradio as gr
+import torch
+
+from gpt import LatentModel, SamplingParams
+from gpt.sampling import MAX_SEED
+from ui.shelf import Shelved, shelf, take
+
+MAX_LINE = 60  # characters that a visitor may send
+STEPS = 9  # lines from one end to the other, both of them among them
+DRAWN = 24  # new lines at once
+AROUND = 12
+NEAR, FAR = 0.3, 1.2  # standard deviations from a point
+ENDS = {"names": ("emma", "oliver"), "shakespeare": ("To be, or not to be", "What is the matter?")}
+LIKELIEST = SamplingParams(temperature=0, max_new_tokens=MAX_LINE)
+ABOUT = (
+    "This model turned every line that it learned from into a point: a few dozen numbers. From any point it writes a line, "
+    "so there are lines that nobody wrote, and a way from each to each."
+)
+
+
+def offered() -> list[Shelved]:
+    """The models that have a space of lines."""
+    return [shelved for shelved in shelf() if isinstance(shelved.lm, LatentModel)]
+
+
+def model(id: str) -> LatentModel:
+    """Raises ValueError, in a sentence for the visitor, if it has no space of lines."""
+    if not isinstance(lm := take(id).lm, LatentModel):
+        raise ValueError(f"{id[:60]} has no space of lines; pick one of {', '.join(shelved.id for shelved in offered())}.")
+    return lm
+
+
+def place(lm: LatentModel, line: str) -> torch.Tensor:
+    """Where a visitor's line lies. Raises ValueError, in a sentence, for what is no line that the model knows."""
+    line = line.strip() if isinstance(line, str) else ""
+    if not 0 < len(line) <= MAX_LINE:
+        raise ValueError(f"Type a line of 1 to {MAX_LINE} characters.")
+    if lm.tokenizer.encode(line).left_out:
+        line = line.lower()
+    if left_out := lm.tokenizer.encode(line).left_out:
+        raise ValueError(f"This model never saw {' '.join(left_out[:20])}; type something else.")
+    return lm.encode(line)
+
+
+def written(lines: Sequence[str], pick: int = -1) -> str:
+    """Lines as a list in HTML, every character escaped; one of them in bold."""
+    items = "".join(
+        f"<li>{f'<b>{escape(line)}</b>' if i == pick else escape(line)}</li>" if line else "<li><i>(nothing)</i></li>"
+        for i, line in enumerate(lines)
+    )
+    return f'<ul class="lines" role="status">{items}</ul>'
+
+
+def told(sentence: str) -> str:
+    return f'<p role="status">{escape(sentence)}</p>'
+
+
+def on_draw(id: str) -> str:
+    try:
+        lm = model(id)
+    except ValueError as error:
+        return told(str(error))
+    points = torch.randn(DRAWN, lm.model.config.latent_size)
+    params = SamplingParams(max_new_tokens=MAX_LINE, seed=randbelow(MAX_SEED))
+    return written(lm.decode_all(list(points), params))
+
+
+def on_return(id: str, line: str, distance: float) -> str:
+    """What comes back of a line, and what lies around it."""
+    try:
+        lm = model(id)
+        z = place(lm, line)
+        if not NEAR <= distance <= FAR:
+            raise ValueError(f"The distance goes from {NEAR} to {FAR}.")
+    except ValueError as error:
+        return told(str(error))
+    back, *around = lm.decode_all([z, *(z + distance * torch.randn_like(z) for _ in range(AROUND))], LIKELIEST)
+    others = [each for each in dict.fromkeys(around) if each != back]
+    return told(f"It comes back as {back or 'nothing'}. Around it:") + written(others or [back])
+
+
+def on_morph(id: str, a: str, b: str, way: float) -> str:
+    """The lines on the straight way from one to another, and the one at `way` of it, 0 to 1."""
+    try:
+        lm = model(id)
+        start, end = place(lm, a), place(lm, b)
+        if not 0 <= way <= 1:
+            raise ValueError("The way goes from 0 to 1.")
+    except ValueError as error:
+        return told(str(error))
+    lines = lm.decode_all([torch.lerp(start, end, i / (STEPS - 1)) for i in range(STEPS)], LIKELIEST)
+    return written(lines, round(way * (STEPS - 1)))
+
+
+def build(tab: gr.Tab, models: list[Shelved]) -> None:
+    """Lay out the tab, which shows something as soon as it is opened. models: those that have a space of lines, at least one."""
+    ends = ENDS.get(models[-1].facts["data"]["name"], ("", ""))
+    with gr.Column(elem_id="morph"):
+        gr.HTML(f"<p>{ABOUT}</p>", elem_classes="about")
+        labels = [(shelved.label, shelved.id) for shelved in models]
+        pick = gr.Radio(labels, value=models[-1].id, label="Model", elem_id="spaces", visible=len(models) > 1)
+        with gr.Row():
+            with gr.Column(min_width=300):
+                gr.HTML("<h2>From one to another</h2>")
+                a = gr.Textbox(ends[0], label="From", max_lines=1, max_length=MAX_LINE, elem_id="from")
+                b = gr.Textbox(ends[1], label="To", max_lines=1, max_length=MAX_LINE, elem_id="to")
+                way = gr.Slider(0, 1, 0.5, step=1 / (STEPS - 1), label="Way", info="0 = the first, 1 = the second", elem_id="way")
+                morphed = gr.HTML("", elem_id="morphed")
+            with gr.Column(min_width=300):
+                gr.HTML("<h2>There and back</h2>")
+                line = gr.Textbox(ends[0], label="Line", max_lines=1, max_length=MAX_LINE, elem_id="line")
+                info = "how far around it to look"
+                distance = gr.Slider(NEAR, FAR, 0.6, step=0.1, label="Distance", info=info, elem_id="distance")
+                look = gr.Button("Look around", elem_id="look")
+                around = gr.HTML("", elem_id="around")
+            with gr.Column(min_width=300):
+                gr.HTML("<h2>New ones</h2>")
+                draw = gr.Button("Draw new ones", variant="primary", elem_id="draw")
+                drawn = gr.HTML("", elem_id="drawn")
+    quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 4}
+    gr.on(
+        [a.submit, b.submit, a.blur, b.blur, way.input, pick.change, tab.select],
+        on_morph,
+        [pick, a, b, way],
+        morphed,
+        trigger_mode="always_last",
+        **quick,
+    )
+    gr.on(
+        [line.submit, look.click, distance.release, pick.change, tab.select], on_return, [pick, line, distance], around, **quick
+    )
+    gr.on([draw.click, pick.change, tab.select], on_draw, pick, drawn, **quick)
