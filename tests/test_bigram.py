@@ -1,5 +1,11 @@
+import math
+import re
+import subprocess
+import sys
+
 import pytest
 import torch
+from browser import ROOT
 
 from gpt import Bigram, BigramConfig
 from train.data import Data
@@ -84,3 +90,16 @@ def test_gradient_descent_reaches_the_counted_table(chain_text, tmp_path):
     assert losses[-1] == pytest.approx(counted, abs=0.01)
     uniform = torch.tensor(float(len(texts.tokenizer))).log()
     assert counted < uniform - 0.3  # there was something to learn
+
+
+def test_nothing_but_tensors_learns_the_table_that_is_counted(text_file):
+    """docs/bigram.py, as a reader would run it."""
+    command = [sys.executable, "docs/bigram.py", text_file, "500"]
+    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    losses = [float(line.split()[2]) for line in told.splitlines() if line.startswith("step ")]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] == pytest.approx(math.log(len(set(text_file.read_text()))), abs=1e-3)
+    counted, differ = re.search(r"^counted: ([\d.]+) nats .* differ by ([\d.]+) at most$", told, re.MULTILINE).groups()
+    assert losses[-1] == pytest.approx(float(counted), abs=5e-3)
+    assert float(differ) < 1e-3
+    assert "nn" not in re.findall(r"\w+", (ROOT / "docs" / "bigram.py").read_text())

@@ -104,7 +104,7 @@ def use_of_latent(lm: LatentModel, data: Data, ids: Tensor) -> dict[str, Any]:
     space = torch.randn(1_000, model.config.latent_size, generator=generator)
     params = SamplingParams(temperature=1.0, max_new_tokens=LONG + 1, seed=0)
     drawn = [text for some in space.split(250) for text in lm.decode_all(list(some), params)]
-    known = set(data.text.split("\n"))
+    known = set(data.parts[0].split("\n"))
     new = [text for text in drawn if text and len(text) <= LONG and text not in known]
     return {
         "lines": len(lines),

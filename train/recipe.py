@@ -146,7 +146,7 @@ class VAERecipe:
     context: int = 256  # the longest line, with its start
     batch_tokens: int = 4096
     adam_rate: float = 2e-3
-    free_bits: float = 0.4
+    free_bits: float = 0.5
     warmup: float = 0.3  # share of the budget in which the weight of the KL divergence rises to 1
     word_dropout: float = 0.3
 
