@@ -1,6 +1,6 @@
 """A bigram from nothing but tensors: counted, then learned by gradient descent, which arrives at the same table.
 
-    python docs/bigram.py TEXT [STEPS]
+python docs/bigram.py TEXT [STEPS]
 """
 
 import sys

@@ -102,7 +102,9 @@ class NGram(CausalModel):
         self.register_load_state_dict_post_hook(_check)
 
     @classmethod
-    def smoothed(cls, counts: "Sequence[tuple[Tensor, Tensor]]", vocab_size: int, whole: int = LONGEST) -> "NGram":
+    def smoothed(
+        cls, counts: "Sequence[tuple[Tensor, Tensor]]", vocab_size: int, whole: int = LONGEST, end_id: int | None = None
+    ) -> "NGram":
         """The model of what `count` found. Of sequences longer than `whole`, those that count only once are left out:
         that makes it small, and better, too, for what came once is mostly chance."""
         all_codes, all_shares = [], []
@@ -114,7 +116,7 @@ class NGram(CausalModel):
             all_codes.append(codes[keep] + first_code(vocab_size, n))
             all_shares.append(_rounded_down(share[keep]))
         codes, shares = torch.cat(all_codes), torch.cat(all_shares)
-        model = cls(NGramConfig(vocab_size, len(counts), len(codes)))
+        model = cls(NGramConfig(vocab_size, len(counts), len(codes), end_id))
         model.load_state_dict({"codes": codes, "shares": shares})
         return model.eval()
 
@@ -142,19 +144,30 @@ class NGram(CausalModel):
         return probs.log().view(B, T, V), Past(seen[:, T:])
 
 
-def count(ids: Tensor, vocab_size: int, order: int) -> list[tuple[Tensor, Tensor]]:
+def count(ids: Tensor, vocab_size: int, order: int, end_id: int | None = None) -> list[tuple[Tensor, Tensor]]:
     """All sequences of 1 to `order` tokens in a text of ids (N,), and what each counts: the longest how often they come,
     the others after how many different tokens. A sequence is the number that has its tokens as digits to the base V.
+
+    If an end token is given, it stands before each line too. No sequence then goes on past it, and one that begins with
+    it counts how often it comes: nothing is before it.
 
     Raises ValueError for an order that this vocabulary cannot have.
     """
     NGramConfig(vocab_size, order, 0)
     found, codes = [], torch.zeros(len(ids) + 1, dtype=torch.long)
+    within = torch.ones(len(ids) + 1, dtype=torch.bool)  # no line ends inside of what begins here
     for n in range(1, order + 1):
         codes = codes[:-1] * vocab_size + ids[n - 1 :]  # of each place where n tokens begin
-        found.append(torch.unique(codes, return_counts=True))
+        within = within[:-1] & (ids[n - 2 : -1] != end_id if n > 2 and end_id is not None else True)
+        found.append(torch.unique(codes[within], return_counts=True))
         if n > 1:  # a longer code less its first digit
-            found[n - 2] = torch.unique(found[n - 1][0] % vocab_size ** (n - 1), return_counts=True)
+            shorter, each = torch.unique(found[n - 1][0] % vocab_size ** (n - 1), return_counts=True)
+            if n > 2 and end_id is not None:
+                before, often = found[n - 2]
+                starts = before // vocab_size ** (n - 2) == end_id
+                place = torch.cat((shorter, before[starts])).argsort()
+                shorter, each = torch.cat((shorter, before[starts]))[place], torch.cat((each, often[starts]))[place]
+            found[n - 2] = shorter, each
     return found
 
 

@@ -14,19 +14,26 @@ from gpt.checkpoint import CheckpointError, save
 from gpt.ngram import FALLBACK, LONGEST, count, discounts, first_code
 
 
-def made(text, vocab_size, order, whole=LONGEST):
-    return NGram.smoothed(count(torch.tensor(text, dtype=torch.long), vocab_size, order), vocab_size, whole)
+def made(text, vocab_size, order, whole=LONGEST, end=None):
+    return NGram.smoothed(count(torch.tensor(text, dtype=torch.long), vocab_size, order, end), vocab_size, whole, end)
 
 
-def slow(text, vocab_size, order, whole=LONGEST):
+def slow(text, vocab_size, order, whole=LONGEST, end=None):
     """A function (context, token) -> probability, as the papers define it, with shares rounded down to float16."""
     text, tables = tuple(text), {}
+
+    def grams(n):
+        """All sequences of n tokens in which no line ends but at the last."""
+        found = [text[i : i + n] for i in range(len(text) - n + 1)]
+        return [gram for gram in found if end is None or end not in gram[1:-1]]
+
     for n in range(1, order + 1):
         counts = Counter()
         if n == order:
-            counts.update(text[i : i + n] for i in range(len(text) - n + 1))
+            counts.update(grams(n))
         else:
-            counts.update(gram[1:] for gram in {text[i : i + n + 1] for i in range(len(text) - n)})
+            counts.update(gram[1:] for gram in set(grams(n + 1)))
+            counts.update(gram for gram in grams(n) if n > 1 and gram[0] == end)
         of_counts = Counter(counts.values())
         n1, n2, n3, n4 = (of_counts[i] for i in (1, 2, 3, 4))
         taken = FALLBACK
@@ -65,6 +72,30 @@ TEXTS = {
     "random": lambda length: random.Random(5).choices(range(4), [8, 4, 2, 1], k=length),
     "one token": lambda length: [2] * length,
 }
+
+
+@pytest.mark.parametrize("lines", [1, 9, 300])
+@pytest.mark.parametrize(("order", "whole"), [(1, 8), (2, 1), (3, 8), (5, 3)])
+def test_lines_are_counted_apart(lines, order, whole):
+    """After each context that is the beginning of a line, or a part of one."""
+    draws = random.Random(lines)
+    text = [0]
+    for _ in range(lines):
+        text += [*draws.choices((1, 2, 3), (5, 2, 1), k=draws.randrange(1, 6)), 0]
+    model, expected = made(text, 4, order, whole, 0), slow(text, 4, order, whole, 0)
+    for n in range(5):
+        for context in product((1, 2, 3), repeat=n):
+            for start in ((0,), ()) if n else ((0,),):
+                got = probs(model, (*start, *context))
+                theirs = torch.tensor([expected((*start, *context), token) for token in range(4)])
+                torch.testing.assert_close(got, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_what_starts_lines_counts_how_often_it_does():
+    """Of 4 lines 3 begin with 1: not how many different tokens ended the lines before."""
+    model = made([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 2, 0], 3, 3, end=0)
+    begins = probs(model, (0,))
+    assert begins[1] > 0.5 > begins[2] > begins[0]
 
 
 @pytest.mark.parametrize("name", TEXTS)

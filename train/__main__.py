@@ -104,7 +104,7 @@ def run(args: argparse.Namespace, device: str, processes: Processes) -> Generato
         given = {**shape, **{name: True for name in ("minutes", "steps", "resume", "device", "compile") if getattr(args, name)}}
         if given:
             raise ValueError(f"counting knows no {', '.join(given)}; leave it out")
-        return count(data, args.out, args.seed, command, "ngram", lambda t: counted_ngram(t.train, len(t.tokenizer)))
+        return count(data, args.out, args.seed, command, "ngram", lambda t: counted_ngram(t.train, len(t.tokenizer), t.end_id))
     if args.kind == "bigram":
         if shape:
             raise ValueError(f"a bigram has no {', '.join(shape)}; leave it out")

@@ -55,8 +55,8 @@ def mix(
         if facts["kind"] == "bigram":
             models.append(counted_bigram(texts)[0])
         elif facts["kind"] == "ngram":
-            counts = count_sequences(texts.train, len(texts.tokenizer), facts["order"])
-            models.append(NGram.smoothed(counts, len(texts.tokenizer), facts["whole"]))
+            counts = count_sequences(texts.train, len(texts.tokenizer), facts["order"], texts.end_id)
+            models.append(NGram.smoothed(counts, len(texts.tokenizer), facts["whole"], texts.end_id))
         else:
             folder = out.with_name(f"{out.name}-rehearsal-{i}")
             settings = {"recipe": asdict(recipe), "budget": {n: v for n, v in asdict(budget).items() if v is not None}}
