@@ -12,12 +12,18 @@ from torch import Tensor, nn
 
 from gpt.model import CausalModel
 
-LARGEST = 2**16  # tokens; the table has their square
+LARGEST = 2**14  # tokens; the table has their square
 
 
 @dataclass(frozen=True)
 class BigramConfig:
+    """The size of a vocabulary. Raises ValueError if it is out of range."""
+
     vocab_size: int
+
+    def __post_init__(self) -> None:
+        if type(self.vocab_size) is not int or not 0 < self.vocab_size <= LARGEST:
+            raise ValueError(f"vocab_size is {self.vocab_size!r}; it must be a whole number above 0 and at most {LARGEST:,}")
 
     def to_json(self) -> dict[str, Any]:
         return {"model_type": "bigram", "vocab_size": self.vocab_size}
@@ -25,10 +31,7 @@ class BigramConfig:
     @classmethod
     def from_json(cls, config: dict[str, Any]) -> "BigramConfig":
         """The inverse of `to_json`. Raises ValueError if vocab_size is missing or out of range."""
-        size = config.get("vocab_size")
-        if type(size) is not int or not 0 < size <= LARGEST:
-            raise ValueError(f"vocab_size is {size!r}; it must be a whole number above 0 and at most {LARGEST:,}")
-        return cls(size)
+        return cls(config.get("vocab_size"))  # type: ignore[arg-type]
 
 
 class Bigram(CausalModel):

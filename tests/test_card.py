@@ -123,6 +123,7 @@ def curve(*points):
     return {
         "kind": "gpt",
         "data": {"name": "chain"},
+        "tokenizer": "char",
         "curve": [{"step": step, "train": train, "held_out": held_out} for step, train, held_out in points],
     }
 

@@ -22,13 +22,15 @@ def test_by_hand(halves, window):
     result = held_out(halves, torch.tensor([0, 1, 0, 0, 1]), window)  # 1/2, 3/4, 1/2, 1/2
     nats = (3 * math.log(2) + math.log(4 / 3)) / 4
     assert result.nats_per_token == pytest.approx(nats)
-    assert result.bits_per_character == pytest.approx(nats / math.log(2))
+    assert result.bits_per_character == result.bits_per_byte == pytest.approx(nats / math.log(2))
     assert (result.tokens, result.window) == (4, window)
 
 
 def test_bits_are_shared_by_the_characters_that_the_tokens_spell(halves):
-    result = held_out(halves, torch.tensor([0, 1, 0, 0, 1]), 4, characters=8)
-    assert result.bits_per_character == pytest.approx(result.nats_per_token / math.log(2) / 2)
+    result = held_out(halves, torch.tensor([0, 1, 0, 0, 1]), 4, "eight é日")  # of 11 bytes
+    bits = result.nats_per_token * 4 / math.log(2)
+    assert result.bits_per_character == pytest.approx(bits / 8)
+    assert result.bits_per_byte == pytest.approx(bits / 11)
 
 
 def test_windows_start_afresh(tiny_gpt):

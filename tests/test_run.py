@@ -140,11 +140,11 @@ def scripted(monkeypatch, losses):
     """Make the held-out losses of a run what they are said to be."""
     real, losses = runs.held_out, iter(losses)
 
-    def fake(model, ids, window, characters=None):
-        result = real(model, ids, window, characters)
+    def fake(model, ids, window, spelled=None):
+        result = real(model, ids, window, spelled)
         if window != TINY.context:  # the baseline of the bigram
             return result
-        return type(result)(next(losses), 1.0, result.tokens, result.window)
+        return type(result)(next(losses), 1.0, 1.0, result.tokens, result.window)
 
     monkeypatch.setattr(runs, "held_out", fake)
 

@@ -129,9 +129,11 @@ def test_evaluate_gives_the_loss_of_the_training(run, text_file, tmp_path):
         held_out = facts_of(out)["held_out"]
         status, said, err = run("evaluate", out, "--data", text_file)
         assert (status, err) == (0, "")
-        nats, bits, tokens = re.fullmatch(r"(.*) nats a token, (.*) bits a character \((.*) tokens\)\n", said).groups()
+        told = re.fullmatch(r"(.*) nats a token, (.*) bits a character, (.*) bits a byte \((.*) tokens\)\n", said)
+        nats, bits, bits_per_byte, tokens = told.groups()
         assert float(nats) == pytest.approx(held_out["nats_per_token"], abs=1e-4)
         assert float(bits) == pytest.approx(held_out["bits_per_character"], abs=1e-4)
+        assert bits_per_byte == bits  # the text is ASCII
         assert int(tokens.replace(",", "")) == held_out["tokens"]
 
 

@@ -12,23 +12,28 @@ from gpt.tokenizer import START
 
 PROJECT = "from-bigram-to-gpt"
 KINDS = {
-    "bigram": "A table of which character follows which",
-    "ngram": "A table of what followed the last few characters",
+    "bigram": "A table of which {unit} follows which",
+    "ngram": "A table of what followed the last few {unit}s",
     "gpt": "A decoder-only transformer in the shape of Qwen3",
     "mixture": "The weighted mean of what two models foresee",
 }
 
 
+def unit(facts: dict[str, Any]) -> str:
+    """What to call a token of the model."""
+    return "character" if facts["tokenizer"] == "char" else "token"
+
+
 def card(facts: dict[str, Any], name: str) -> str:
     """The README.md of a weights folder: front matter for the Hub, then what the model is, knows and costs."""
     data, held_out, sample = facts["data"], facts["held_out"], facts["sample"]
-    is_gpt = facts["kind"] == "gpt"
+    is_gpt, one = facts["kind"] == "gpt", unit(facts)
     front = ModelCardData(
         language="en" if data["name"] == "shakespeare" else None,
         license="mit" if data["licence"] else "unknown",  # of one's own text, only its owner can say
         library_name="transformers" if is_gpt else "safetensors",
         pipeline_tag="text-generation",
-        tags=[PROJECT, "character-level", facts["kind"]],
+        tags=[PROJECT, *(["character-level"] if one == "character" else []), facts["kind"]],
         datasets=[data["dataset"]] if data["dataset"] else None,
         model_name=name,
         eval_results=[
@@ -48,10 +53,12 @@ def card(facts: dict[str, Any], name: str) -> str:
         "counting pairs of characters (bigram)": facts["baselines"]["bigram"] / math.log(2),
         "every character alike": facts["baselines"]["uniform"] / math.log(2),
     }
-    if facts["kind"] == "bigram":
+    if facts["kind"] == "bigram" and one == "character":
         del bits["counting pairs of characters (bigram)"]  # that is this model
     rows = "\n".join(f"| {what} | {each * math.log(2):.4f} | {each:.4f} |" for what, each in bits.items())
-    sees = "the last character" if facts["window"] == 1 else f"the last {facts['window']} characters"
+    sees = f"the last {one}" if facts["window"] == 1 else f"the last {facts['window']} {one}s"
+    writes = "one character" if one == "character" else f"one of {facts['vocabulary']:,} tokens ({facts['tokenizer']})"
+    unseen = " A character that the text\ndoes not have is left out of a prompt." if one == "character" else ""
     licence = f" ({data['licence']}, {data['url']})" if data["url"] else ""
     picture = "![Loss while it learned](loss_curve.svg)\n\n" if facts["curve"] else ""
     flags = f"--temperature {sample['temperature']} --length {sample['max_new_tokens']} --seed {sample['seed']}"
@@ -72,12 +79,14 @@ pipeline("text-generation", "{name}")({sample["prompt"] or START!r}, max_new_tok
 
 # {name}
 
-{KINDS[facts["kind"]]}, which writes one character at a time. It has {facts["parameters"]:,} parameters, sees
+{KINDS[facts["kind"]].format(unit=one)}, which writes {writes} at a time. It has {facts["parameters"]:,} parameters, sees
 {sees}, and learned from {data["name"]}{licence}.
 
-| held out: the last tenth of the text, {held_out["tokens"]:,} characters | nats a character | bits a character |
+| held out: the last tenth of the text, {held_out["tokens"]:,} {one}s | nats a character | bits a character |
 |---|---|---|
 {rows}
+
+A byte of that text costs this model {held_out["bits_per_byte"]:.4f} bits.
 
 {picture}What it writes{after} ({settings}):
 
@@ -98,8 +107,7 @@ python -m gpt --model {name} --prompt {shlex.quote(sample["prompt"])} {flags}
 {transformers if is_gpt else ""}
 ## Limits
 
-It imitates the look of one text and knows nothing of the world: do not believe what it writes. A character that the text
-does not have is left out of a prompt.
+It imitates the look of one text and knows nothing of the world: do not believe what it writes.{unseen}
 
 ## How it was made
 
@@ -113,7 +121,7 @@ def made_without_steps(facts: dict[str, Any]) -> str:
     if facts["kind"] == "ngram":
         longest, whole = facts["order"], facts["whole"]
         some = f", those longer than {whole} where they count more than once" if whole < longest else ""
-        return f"all sequences of up to {longest} characters counted{some} ({facts['smoothing']})"
+        return f"all sequences of up to {longest} {unit(facts)}s counted{some} ({facts['smoothing']})"
     if facts["kind"] == "mixture":
         first, second = (part["name"] for part in facts["parts"])
         return (
@@ -153,7 +161,7 @@ def loss_curve(facts: dict[str, Any], width: int = 640, height: int = 320) -> st
         parts.append(f'<circle cx="{points[-1][0]:.1f}" cy="{points[-1][1]:.1f}" r="3" fill="{colour}"/>')
         parts.append(f'<text x="{points[-1][0] + 8:.1f}" y="{points[-1][1] + 4:.1f}" fill="{colour}">{label}</text>')
     parts.append(f'<text x="{right}" y="{bottom + 26}" text-anchor="end">{last:,} steps</text>')
-    parts.append(f'<text x="{left}" y="{bottom + 26}">nats a character</text>')
+    parts.append(f'<text x="{left}" y="{bottom + 26}">nats a {unit(facts)}</text>')
     title = escape(f"Loss of {facts['kind']} on {facts['data']['name']}")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '

@@ -7,31 +7,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt import GPT
+from gpt import GPT, Tokenizer
 from gpt.model import CausalModel
 
 BATCH_TOKENS = 16_384
+BATCH_LOGITS = 2**26  # a quarter of a gigabyte, however large the vocabulary
 WINDOW = 256  # in which a text is read by models that were not trained in windows
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """nats_per_token is the mean over `tokens` targets; bits_per_character counts the characters that they spell."""
+    """nats_per_token is the mean over `tokens` targets; the bits are shared by the characters, or the bytes of UTF-8, that
+    they spell, so that models with different tokenizers can be compared."""
 
     nats_per_token: float
     bits_per_character: float
+    bits_per_byte: float
     tokens: int
     window: int
 
 
 @torch.inference_mode()
-def held_out(model: CausalModel, ids: Tensor, window: int, characters: int | None = None) -> HeldOut:
+def held_out(model: CausalModel, ids: Tensor, window: int, spelled: str | None = None) -> HeldOut:
     """Score a text of ids (N,): each of its N - 1 next tokens once, in windows that each start afresh.
 
-    characters: how many characters those targets spell, if a token is more than one.
+    spelled: the text of those targets, if it is not a character of one byte for each.
     """
     nats, tokens = costs(model, ids, window).double().sum().item(), len(ids) - 1
-    return HeldOut(nats / tokens, nats / math.log(2) / (characters or tokens), tokens, window)
+    characters, size = (len(spelled), len(spelled.encode())) if spelled else (tokens, tokens)
+    bits = nats / math.log(2)
+    return HeldOut(nats / tokens, bits / characters, bits / size, tokens, window)
+
+
+def spelled(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """The text of the targets of a text of ids: all but the first. A character that the first began is not among it."""
+    return tokenizer.decode(ids)[len(tokenizer.decode(ids[:1])) :]
 
 
 def reading(model: CausalModel) -> int:
@@ -48,7 +58,7 @@ def costs(model: CausalModel, ids: Tensor, window: int) -> Tensor:
     tokens = len(ids) - 1
     whole = tokens - tokens % window
     inputs, targets = ids[:whole].view(-1, window), ids[1 : whole + 1].view(-1, window)
-    rows = max(1, BATCH_TOKENS // window)
+    rows = max(1, min(BATCH_TOKENS, BATCH_LOGITS // model.config.vocab_size) // window)
     batches = list(zip(inputs.split(rows), targets.split(rows), strict=True)) if whole else []
     if whole < tokens:  # the last window is shorter
         batches.append((ids[whole:-1][None], ids[whole + 1 :][None]))

@@ -1,5 +1,6 @@
 """A training run: a text and a recipe in, a whole weights folder out."""
 
+import hashlib
 import io
 import json
 import math
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,10 @@ from gpt.checkpoint import save, write_aside
 from gpt.model import CausalModel
 from train.card import card, loss_curve
 from train.data import Data, random_batch
-from train.evaluate import WINDOW, HeldOut, held_out
+from train.evaluate import WINDOW, HeldOut, held_out, spelled
 from train.processes import Processes
 from train.recipe import Recipe
+from train.tokens import tokenizer_for
 from train.trainer import WARMUP, Budget, Done, Event, Losses, Trainer
 
 TRAINING = "training.json"
@@ -37,21 +40,31 @@ SMOOTHING = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # the k that are tri
 
 @dataclass(frozen=True)
 class Texts:
-    """A text ready to learn from: ids of the training part and of the held-out part, both (N,)."""
+    """A text ready to learn from: ids of the training part and of the held-out part, both (N,), in the tokenizer asked."""
 
     tokenizer: Tokenizer
     train: Tensor
     held_out: Tensor
+    asked: str = "char"
 
     @classmethod
-    def of(cls, data: Data, window: int) -> "Texts":
-        """Raises ValueError if the text is too short for one window in each part."""
+    def of(cls, data: Data, window: int, asked: str = "char") -> "Texts":
+        """Raises ValueError if the text is too short for one window in each part, or there is no such tokenizer."""
         least = max(20, math.ceil((window + 1) / 0.9))  # 20: so that a tenth of either part has a pair of characters
         if len(data.text) < least:
             raise ValueError(f"{data.name} has {len(data.text)} characters; a run with windows of {window} needs {least} or more")
-        tokenizer = Tokenizer.from_text(data.text)
+        tokenizer = tokenizer_for(asked, data)
         train, held = (torch.tensor(tokenizer.encode(part).ids) for part in data.parts)
-        return cls(tokenizer, train, held)
+        if len(train) <= max(window, 10) or len(held) < 2:  # where tokens are more than a character
+            raise ValueError(
+                f"{data.name} has {len(train)} tokens to learn from and {len(held)} held out, too few for windows of {window}"
+            )
+        return cls(tokenizer, train, held, Path(asked).name if Path(asked).is_absolute() else asked)
+
+    @cached_property
+    def spelled(self) -> str:
+        """The text of the targets of the held-out part."""
+        return spelled(self.tokenizer, self.held_out.tolist())
 
 
 def optimizer_settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -81,6 +94,7 @@ def count(
     command: str,
     kind: str = "bigram",
     make: Callable[[Texts], tuple[CausalModel, dict[str, Any]]] = counted_pairs,
+    tokenizer: str = "char",
 ) -> Generator[Event]:
     """Make a model without steps, as by counting: exact, and done in a moment. Writes the folder `out`.
 
@@ -89,10 +103,10 @@ def count(
     SamplingParams(seed=seed)  # refuses one out of range before there is anything to lose
     refuse_if_used(out)
     started, clock = _now(), time.perf_counter()
-    texts = Texts.of(data, 1)
+    texts = Texts.of(data, 1, tokenizer)
     model, how = make(texts)
     train_loss = held_out(model, texts.train[-len(texts.held_out) :], WINDOW).nats_per_token  # as much as is held out
-    result = held_out(model, texts.held_out, WINDOW)
+    result = held_out(model, texts.held_out, WINDOW, texts.spelled)
     seconds = time.perf_counter() - clock
     yield Losses(1, seconds, train_loss, result.nats_per_token, True)
     run = {"kind": kind, "command": command, "started": started, "steps": 1, "tokens": len(texts.train)}
@@ -125,6 +139,7 @@ def learn(
     device: str = "cpu",
     compile: bool = False,
     processes: Processes = Processes(),
+    tokenizer: str = "char",
 ) -> Generator[Event]:
     """Train by gradient descent. The folder `out` always holds the best model so far, whole, and what `resume` needs.
 
@@ -134,7 +149,8 @@ def learn(
     params = SamplingParams(max_new_tokens=200, seed=seed)
     for start in (0, 1):  # batches may change their shape on the way
         processes.check(recipe.batch_shape(start)[0])
-    texts = Texts.of(data, recipe.context)
+    with processes.first_goes_first():  # the first may have to download the tokenizer
+        texts = Texts.of(data, recipe.context, tokenizer)
     # With a compiler the casts to bfloat16 are fused away and its products pay, where the processor has them.
     low_precision = device == "cuda" or (compile and _native_bfloat16())
     torch.manual_seed(seed)
@@ -156,7 +172,7 @@ def learn(
     def evaluate() -> float:
         nonlocal result
         if processes.is_first:
-            result = held_out(model, texts.held_out, recipe.context)
+            result = held_out(model, texts.held_out, recipe.context, texts.spelled)
         return processes.sum(result.nats_per_token if result else 0.0)
 
     def batch(progress: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -166,7 +182,13 @@ def learn(
         return LanguageModel(model, texts.tokenizer).generate(data.prompt, params).text if processes.is_first else ""
 
     trainer = Trainer(model, optimizers, batch, evaluate, sample, budget, seed, low_precision, compile, processes)
-    identity = {"data": data.sha256, **settings}  # what a resumed run must share with the one it continues
+    vocabulary = hashlib.sha256(texts.tokenizer.files()["tokenizer.json"].encode()).hexdigest()
+    identity = {
+        "data": data.sha256,
+        "tokenizer": texts.asked,
+        "vocabulary": vocabulary,
+        **settings,
+    }  # what a resumed run must share with the one it continues
     progress: dict[str, Any] = {"started": _now(), "curve": []}
 
     def save_resume() -> None:
@@ -219,7 +241,8 @@ def _write_folder(
     """Write the weights and all that is known of them. Every figure elsewhere is read from training.json."""
     save(out, model, texts.tokenizer)
     lm = load(out)  # as anybody else will open it
-    baseline, _ = counted_bigram(texts)
+    characters = Texts.of(data, 1)  # whatever the tokens are, these baselines are the same
+    baseline, _ = counted_bigram(characters)
     params = SamplingParams(seed=run["seed"])
     written = lm.generate(data.prompt, params)
     passage = (data.prompt + written.text)[:CHECKED]
@@ -234,14 +257,14 @@ def _write_folder(
             "characters": len(data.text),
             "split": "the first 90 % to train, the last 10 % held out",
         },
-        "tokenizer": "char",
+        "tokenizer": texts.asked,
         "vocabulary": len(texts.tokenizer),
         "parameters": lm.parameters,
         "window": lm.window,
         "held_out": asdict(result),
         "baselines": {
-            "uniform": math.log(len(texts.tokenizer)),
-            "bigram": held_out(baseline, texts.held_out, WINDOW).nats_per_token,
+            "uniform": math.log(len(characters.tokenizer)),
+            "bigram": held_out(baseline, characters.held_out, WINDOW).nats_per_token,
         },
         "sample": {"prompt": data.prompt, **asdict(params), "text": written.text},
         "check": {"text": passage, "nats": lm.score(passage).nats},  # what these weights make of it, to be compared later

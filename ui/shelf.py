@@ -25,6 +25,8 @@ ABOUT = {
     "ngram": "Counts what followed the last {window} characters; where the text never had those, the last {less}, and so on. "
     "Nothing is learned, and yet a neural network has to be trained well to beat it.",
     "gpt": "Learns what to look for in a whole passage, and need not have seen the same words before.",
+    "sub-words": "Another GPT, which reads and writes pieces of words: it found them by joining the most frequent pair of "
+    "neighbours in the text, again and again, beginning with single characters.",
     "mixture": "Takes the mean of {parts}: where one errs, the other often does not.",
 }
 
@@ -51,7 +53,8 @@ class Shelved:
 
     @property
     def sees(self) -> str:
-        return "1 character" if self.lm.window == 1 else f"the last {self.lm.window} characters"
+        unit = self.lm.tokenizer.unit
+        return f"1 {unit}" if self.lm.window == 1 else f"the last {self.lm.window} {unit}s"
 
     @property
     def label(self) -> str:
@@ -65,7 +68,10 @@ class Shelved:
     def about(self) -> str:
         """What it adds to the model before it, if it is one of the page's own."""
         window, parts = self.lm.window, " and ".join(part["name"] for part in self.facts.get("parts", ()))
-        return ABOUT.get(self.facts.get("kind", ""), "").format(window=window, less=window - 1, parts=parts)
+        kind = self.facts.get("kind", "")
+        if kind == "gpt" and self.lm.tokenizer.unit == "token":
+            kind = "sub-words"
+        return ABOUT.get(kind, "").format(window=window, less=window - 1, parts=parts)
 
 
 @cache
