@@ -170,6 +170,45 @@ def test_tokenizer_of_any_script_comes_back(tmp_path, make_gpt):
     assert theirs.decode(theirs(script).input_ids) == script
 
 
+def with_end(bpe):
+    """As GPT-2's and others' are: with a token that is no text."""
+    made = Tokenizer.from_json(bpe.files()["tokenizer.json"])
+    made.backend.add_special_tokens(["<|endoftext|>"])
+    return Tokenizer(made.backend)
+
+
+@pytest.mark.parametrize("make", [lambda bpe: bpe, with_end])
+def test_pieces_of_words_are_the_same(bpe, make, text, tmp_path, make_gpt):
+    tokenizer = make(bpe)
+    save(tmp_path / "pieces", make_gpt(vocab_size=len(tokenizer)), tokenizer)
+    theirs, lm = AutoTokenizer.from_pretrained(tmp_path / "pieces"), load(tmp_path / "pieces")
+    odd = [
+        "  two  spaces ",
+        " the",
+        "the",
+        "\n\n",
+        "日本語 👨\u200d👩 e\u0301",
+        "\ufffd\0\r\t",
+        "<|endoftext|> <|endoftext|>",
+        "don't . , ?",
+    ]
+    for piece in (text, *odd):
+        ids = lm.tokenizer.encode(piece).ids
+        assert theirs(piece).input_ids == ids
+        assert theirs.decode(ids) == lm.tokenizer.decode(ids) == piece
+    for i in range(len(tokenizer)):  # parts of a character, too
+        assert theirs.decode([i]) == lm.tokenizer.decode([i])
+
+
+def test_greedy_text_of_pieces_of_words_is_the_same(bpe, make_gpt, tmp_path):
+    save(tmp_path / "pieces", make_gpt(vocab_size=len(bpe)), bpe)
+    lm, hf = load(tmp_path / "pieces"), AutoModelForCausalLM.from_pretrained(tmp_path / "pieces")
+    ids = torch.tensor([bpe.encode("The old clock").ids])
+    theirs = hf.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=200)
+    ours = lm.generate("The old clock", SamplingParams(temperature=0, max_new_tokens=200))
+    assert ours.token_ids == theirs[0, ids.shape[1] :].tolist()
+
+
 def test_a_pipeline_writes_as_the_card_shows(folder):
     write = transformers.pipeline("text-generation", str(folder))
     for prompt in ("The old", "\n"):

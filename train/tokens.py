@@ -40,6 +40,7 @@ def tokenizer_for(asked: str, data: Data) -> Tokenizer:
 def _gpt2() -> Tokenizer:
     if folder := hub.cached(GPT2, None, (FILE,)):
         return Tokenizer.from_file(folder / FILE)
+    hub.find(GPT2)  # says what is wrong if the Hub cannot be asked, which a download of a part does not
     with hub.aside() as aside:
         path = hub.fetch(GPT2, None, (FILE,), aside) / FILE
         tokenizer = Tokenizer.from_file(path)

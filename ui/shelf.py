@@ -25,8 +25,8 @@ ABOUT = {
     "ngram": "Counts what followed the last {window} characters; where the text never had those, the last {less}, and so on. "
     "Nothing is learned, and yet a neural network has to be trained well to beat it.",
     "gpt": "Learns what to look for in a whole passage, and need not have seen the same words before.",
-    "sub-words": "Another GPT, which reads and writes pieces of words: it found them by joining the most frequent pair of "
-    "neighbours in the text, again and again, beginning with single characters.",
+    "sub-words": "A GPT that reads and writes pieces of words: they were found by joining the two neighbours that are most "
+    "often together in the text, again and again, from single characters on.",
     "mixture": "Takes the mean of {parts}: where one errs, the other often does not.",
 }
 
