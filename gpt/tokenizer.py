@@ -24,7 +24,8 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         self.backend = backend
         self.vocab: dict[str, int] = backend.get_vocab()
-        self.byte_level = isinstance(backend.decoder, decoders.ByteLevel)
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        self.byte_level = isinstance(backend.decoder, decoders.ByteLevel) and self.vocab.keys() >= set(alphabet)
 
     @classmethod
     def from_text(cls, text: str) -> "Tokenizer":

@@ -1,6 +1,7 @@
 """Against a reference that is not ours: transformers' Qwen3 and its tokenizers, on the folders that `save` writes."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -126,6 +127,19 @@ def test_the_shipped_gpt_has_the_loss_that_its_training_told(shipped):
     assert again.nats_per_token == pytest.approx(told["nats_per_token"], abs=1e-3)
     assert again.bits_per_character == pytest.approx(told["bits_per_character"], abs=2e-3)
     assert again.tokens == told["tokens"]
+
+
+def test_the_shipped_pieces_of_words_and_their_bits_are_those_that_its_training_told():
+    folder = WEIGHTS / "bpe-shakespeare"
+    told, data = json.loads((folder / "training.json").read_text(encoding="utf-8")), data_at_hand()
+    pieces, lm = Texts.of(data, 256, told["tokenizer"]), load(folder)
+    assert lm.tokenizer.files() == pieces.tokenizer.files()
+    again = held_out(lm.model, pieces.held_out, told["window"], pieces.spelled)
+    assert again.bits_per_character == pytest.approx(told["held_out"]["bits_per_character"], abs=2e-3)
+    assert again.bits_per_byte == again.bits_per_character  # the text is ASCII
+    assert again.bits_per_character == pytest.approx(
+        again.nats_per_token * again.tokens / math.log(2) / len(data.parts[1]), rel=1e-4
+    )
 
 
 def test_the_shipped_bigram_is_the_counted_one():

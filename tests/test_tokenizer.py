@@ -101,6 +101,13 @@ def test_a_tokenizer_with_holes_in_its_ids_is_refused(tmp_path):
         Tokenizer.from_file(tmp_path / "tokenizer.json")
 
 
+def test_a_tokenizer_without_a_byte_is_refused(bpe, tmp_path):
+    file = bpe.files()["tokenizer.json"].replace('"ÿ": ', '"ÿÿ": ')
+    (tmp_path / "tokenizer.json").write_text(file, encoding="utf-8")
+    with pytest.raises(ValueError, match="no token for a new line"):
+        Tokenizer.from_file(tmp_path / "tokenizer.json")
+
+
 def test_a_tokenizer_without_a_new_line_is_refused(tmp_path):
     file = Tokenizer.from_text("ab").files()["tokenizer.json"].replace('"\\n": 0', '"c": 0')
     (tmp_path / "tokenizer.json").write_text(file)
