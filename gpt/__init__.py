@@ -1,4 +1,4 @@
-"""Small language models that write one character at a time.
+"""Small language models that write one token at a time: a character, or a piece of a word.
 
 from gpt import load, SamplingParams
 load("gpt-shakespeare").generate("ROMEO:", SamplingParams(temperature=0.8, seed=7)).text

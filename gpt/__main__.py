@@ -15,7 +15,7 @@ DEFAULTS = {field.name: field.default for field in fields(SamplingParams)}
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m gpt", description="Write with a small language model, a character at a time.")
+    top = argparse.ArgumentParser(prog="python -m gpt", description="Write with a small language model, a token at a time.")
     top.add_argument(
         "--model",
         default="gpt-shakespeare",
@@ -23,7 +23,13 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--revision", help="branch, tag or commit of a Hub id")
     top.add_argument("--prompt", default="", help="what to write on from; without one, a new line")
-    top.add_argument("--length", type=int, dest="max_new_tokens", metavar="N", help="characters to write (%(default)s)")
+    top.add_argument(
+        "--length",
+        type=int,
+        dest="max_new_tokens",
+        metavar="N",
+        help="tokens to write: characters, or pieces of words (%(default)s)",
+    )
     top.add_argument(
         "--temperature", type=float, metavar="X", help="0 = always the likeliest, 1 = as learned, 2 = wild (%(default)s)"
     )

@@ -12,13 +12,20 @@ from torch import Tensor, nn
 
 from gpt.model import CausalModel, end_token
 
-LARGEST = 2**16  # tokens; the table has their square
+LARGEST = 2**14  # tokens; the table has their square
 
 
 @dataclass(frozen=True)
 class BigramConfig:
+    """The size of a vocabulary. Raises ValueError if it is out of range."""
+
     vocab_size: int
     eos_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if type(self.vocab_size) is not int or not 0 < self.vocab_size <= LARGEST:
+            raise ValueError(f"vocab_size is {self.vocab_size!r}; it must be a whole number above 0 and at most {LARGEST:,}")
+        end_token(self.eos_token_id, self.vocab_size)
 
     def to_json(self) -> dict[str, Any]:
         return {"model_type": "bigram", "vocab_size": self.vocab_size, "eos_token_id": self.eos_token_id}
@@ -26,10 +33,7 @@ class BigramConfig:
     @classmethod
     def from_json(cls, config: dict[str, Any]) -> "BigramConfig":
         """The inverse of `to_json`. Raises ValueError if vocab_size is missing or out of range."""
-        size = config.get("vocab_size")
-        if type(size) is not int or not 0 < size <= LARGEST:
-            raise ValueError(f"vocab_size is {size!r}; it must be a whole number above 0 and at most {LARGEST:,}")
-        return cls(size, end_token(config.get("eos_token_id"), size))
+        return cls(config.get("vocab_size"), config.get("eos_token_id"))  # type: ignore[arg-type]
 
 
 class Bigram(CausalModel):

@@ -25,7 +25,7 @@ ENGINES = ("C", "PyTorch")
 class Step:
     """One token that was written.
 
-    text            what it adds to the text ("" while a character is still incomplete)
+    text            what it adds to the text: "" while a character is incomplete, for ever if the text ends in the middle of it
     logprob         natural logarithm of the model's own probability for it
     logits          (V,) the model's own, that everything else follows from
     probs           (V,) the model's own, before temperature and filters; computed when asked for
@@ -62,8 +62,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Generation:
-    """A whole text: what was written (the prompt is not repeated), each token with its log-probability in nats, the
-    seed that writes it again, and the characters of the prompt that the model never saw."""
+    """A whole text: what was written (the texts of its steps; the prompt is not repeated), each token with its
+    log-probability in nats, the seed that writes it again, and the characters of the prompt that the model never saw."""
 
     text: str
     token_ids: list[int]
@@ -74,7 +74,8 @@ class Generation:
 
 @dataclass(frozen=True)
 class Score:
-    """How well a model foresaw a text: each token and its cost in nats, -log p(token | all before it)."""
+    """How well a model foresaw a text: each token (U+FFFD for a part of a character) and its cost in nats,
+    -log p(token | all before it); and the bits of all of them for each character that they spell together."""
 
     tokens: list[str]
     nats: list[float]
@@ -181,7 +182,7 @@ class LanguageModel:
         logits = torch.cat([chunk for line in lines for chunk, _ in self._read(line)])  # (T, V)
         nats = -logits.log_softmax(dim=-1).gather(-1, torch.tensor(ids)[:, None])[:, 0]
         tokens = [self.tokenizer.decode([i]) for i in ids]
-        bits = float(nats.double().sum()) / math.log(2) / sum(map(len, tokens))
+        bits = float(nats.double().sum()) / math.log(2) / len(self.tokenizer.decode(ids))
         return Score(tokens, nats.tolist(), bits, left_out)
 
     def _lines(self, ids: list[int]) -> list[list[int]]:

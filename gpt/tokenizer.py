@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import tokenizers
-from tokenizers import decoders, models
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 START = "\n"  # what a text without a prompt follows: a new line
+BYTE_START = "Ċ"  # the same where a vocabulary has a letter for each byte, as GPT-2 began it
 
 
 class Encoded(NamedTuple):
@@ -23,6 +24,8 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         self.backend = backend
         self.vocab: dict[str, int] = backend.get_vocab()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        self.byte_level = isinstance(backend.decoder, decoders.ByteLevel) and self.vocab.keys() >= set(alphabet)
 
     @classmethod
     def from_text(cls, text: str) -> "Tokenizer":
@@ -33,6 +36,20 @@ class Tokenizer:
         vocab = {character: i for i, character in enumerate(sorted(set(text) | {START}))}
         backend = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[]))
         backend.decoder = decoders.Fuse()  # without it, decoding puts spaces between the characters
+        return cls(backend)
+
+    @classmethod
+    def bpe(cls, text: str, size: int) -> "Tokenizer":
+        """`size` tokens, 257 or more: the 256 bytes, and pieces of words of `text`, made by joining the pair that is most
+        frequent, again and again. Any text has an encoding. Raises ValueError if `text` has too few pairs to join.
+        """
+        backend = tokenizers.Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # words keep the space before them
+        backend.decoder = decoders.ByteLevel()
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        backend.train_from_iterator([text], trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False))
+        if (found := backend.get_vocab_size()) != size:
+            raise ValueError(f"the text gives {found} tokens, not {size}: it has no more pairs to join")
         return cls(backend)
 
     @classmethod
@@ -52,7 +69,7 @@ class Tokenizer:
             raise ValueError("it is not a tokenizer file") from None
         if sorted(tokenizer.vocab.values()) != list(range(len(tokenizer))):
             raise ValueError("its ids do not count up from 0")
-        if START not in tokenizer.vocab:
+        if tokenizer._start not in tokenizer.vocab:
             raise ValueError("it has no token for a new line, which every text starts after")
         return tokenizer
 
@@ -68,15 +85,29 @@ class Tokenizer:
         return len(self.vocab)
 
     @property
+    def _start(self) -> str:
+        return BYTE_START if self.byte_level else START
+
+    @property
     def start_id(self) -> int:
         """The token that stands before a text that has no prompt."""
-        return self.vocab[START]
+        return self.vocab[self._start]
+
+    @property
+    def unit(self) -> str:
+        """What to call one of its tokens."""
+        return "character" if max(map(len, self.vocab)) == 1 else "token"
 
     def encode(self, text: str) -> Encoded:
         """Text -> ids, and what was left out, each character once in the order of the text."""
-        left_out = "".join(dict.fromkeys(c for c in text if c not in self.vocab))
+        left_out = "".join(dict.fromkeys(c for c in text if not self._knows(c)))
         known = text.translate(dict.fromkeys(map(ord, left_out)))
         return Encoded(self.backend.encode(known).ids, left_out)
 
+    def _knows(self, character: str) -> bool:
+        """Whether it has an encoding: in bytes all have one but half of a character pair, which is no text."""
+        return not "\ud800" <= character <= "\udfff" if self.byte_level else character in self.vocab
+
     def decode(self, ids: list[int]) -> str:
+        """Ids -> text. Bytes that are no character, as where a token is a part of one, become U+FFFD."""
         return self.backend.decode(ids, skip_special_tokens=False)

@@ -50,6 +50,12 @@ def tokenizer(text: str) -> Tokenizer:
     return Tokenizer.from_text(text)
 
 
+@pytest.fixture(scope="session")
+def bpe(text: str) -> Tokenizer:
+    """Pieces of words of that text, and all bytes."""
+    return Tokenizer.bpe(text, 300)
+
+
 @pytest.fixture
 def make_gpt() -> Callable[..., GPT]:
     """A function that builds a tiny GPT with weights that all matter: a new GPT's own head is zero."""

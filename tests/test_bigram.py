@@ -53,7 +53,7 @@ def test_forward_reads_the_row_of_the_last_token():
 
 @pytest.mark.parametrize("size", [None, 0, -1, True, 3.0, "3", 10**12])
 def test_config_refuses_a_size_that_is_none(size):
-    with pytest.raises(ValueError, match=r"vocab_size is .*; it must be a whole number above 0 and at most 65,536"):
+    with pytest.raises(ValueError, match=r"vocab_size is .*; it must be a whole number above 0 and at most 16,384"):
         BigramConfig.from_json({"vocab_size": size})
 
 

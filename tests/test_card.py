@@ -65,6 +65,17 @@ def test_a_gpt_names_the_library_that_opens_it(facts):
     assert "from transformers" not in card(facts, "user/tiny")
 
 
+def test_a_model_of_other_tokens_is_told_in_bits_that_compare(facts):
+    held_out = facts["held_out"] | {"nats_per_token": 3.0, "bits_per_character": 2.25, "bits_per_byte": 1.5, "tokens": 1234}
+    text = card(facts | {"kind": "gpt", "tokenizer": "gpt2", "vocabulary": 50257, "held_out": held_out, "window": 64}, "tiny")
+    assert "writes one of 50,257 tokens (gpt2) at a time" in text
+    assert "sees\nthe last 64 tokens" in text
+    assert "1,234 tokens | nats a character |" in text
+    assert f"| this model | {2.25 * math.log(2):.4f} | 2.2500 |" in text
+    assert "A byte of that text costs this model 1.5000 bits." in text
+    assert "character-level" not in text
+
+
 def test_figures_are_those_of_the_run(facts):
     _, text = front_matter(card(facts | {"kind": "gpt"}, "tiny"))
     held_out, baselines = facts["held_out"], facts["baselines"]
@@ -74,6 +85,7 @@ def test_figures_are_those_of_the_run(facts):
     assert f"| every character alike | {uniform:.4f} | {uniform / math.log(2):.4f} |" in text
     assert f"{facts['parameters']:,} parameters" in text
     assert f"{held_out['tokens']:,} characters" in text
+    assert f"A byte of that text costs this model {held_out['bits_per_byte']:.4f} bits." in text
     assert "the last character, and learned from chain (public domain, https://example.org/chain.txt)." in text
     assert facts["machine"]["processor"] in text
     assert f"`{facts['command']}`" in text
@@ -123,6 +135,7 @@ def curve(*points):
     return {
         "kind": "gpt",
         "data": {"name": "chain"},
+        "tokenizer": "char",
         "curve": [{"step": step, "train": train, "held_out": held_out} for step, train, held_out in points],
     }
 

@@ -201,7 +201,7 @@ def test_a_shipped_model_tells_how_to_restore_it(folder, monkeypatch):
         (b'"qwen3"', "it is not a JSON object"),
         (b"{}", "it has no model_type"),
         (b'{"model_type": ["qwen3"]}', "it has no model_type"),
-        (b'{"model_type": "bigram"}', "vocab_size is None; it must be a whole number above 0 and at most 65,536"),
+        (b'{"model_type": "bigram"}', "vocab_size is None; it must be a whole number above 0 and at most 16,384"),
         (b'{"model_type": "bigram", "vocab_size": 1000000000000}', "vocab_size is 1000000000000; it must be a whole number"),
     ],
 )

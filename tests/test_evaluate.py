@@ -5,7 +5,7 @@ import torch
 
 from gpt import Bigram, BigramConfig
 from train import evaluate
-from train.evaluate import held_out
+from train.evaluate import held_out, spelled
 
 
 @pytest.fixture
@@ -22,13 +22,32 @@ def test_by_hand(halves, window):
     result = held_out(halves, torch.tensor([0, 1, 0, 0, 1]), window)  # 1/2, 3/4, 1/2, 1/2
     nats = (3 * math.log(2) + math.log(4 / 3)) / 4
     assert result.nats_per_token == pytest.approx(nats)
-    assert result.bits_per_character == pytest.approx(nats / math.log(2))
+    assert result.bits_per_character == result.bits_per_byte == pytest.approx(nats / math.log(2))
     assert (result.tokens, result.window) == (4, window)
 
 
 def test_bits_are_shared_by_the_characters_that_the_tokens_spell(halves):
-    result = held_out(halves, torch.tensor([0, 1, 0, 0, 1]), 4, characters=8)
-    assert result.bits_per_character == pytest.approx(result.nats_per_token / math.log(2) / 2)
+    result = held_out(halves, torch.tensor([0, 1, 0, 0, 1]), 4, "eight é日")  # of 11 bytes
+    bits = result.nats_per_token * 4 / math.log(2)
+    assert result.bits_per_character == pytest.approx(bits / 8)
+    assert result.bits_per_byte == pytest.approx(bits / 11)
+
+
+def test_what_the_targets_spell_begins_after_the_first_token(bpe):
+    for text in ("the lamp 日本", "👍🏽 the", "e\u0301"):
+        ids = bpe.encode(text).ids
+        first = len(bpe.decode(ids[:1]))
+        assert spelled(bpe, ids) == text[first:]
+    assert spelled(bpe, bpe.encode("👍a").ids) == "a"  # the first of four tokens began the character
+
+
+def test_a_large_vocabulary_is_scored_in_smaller_batches(tiny_gpt, monkeypatch):
+    ids = torch.randint(tiny_gpt.config.vocab_size, (200,), generator=torch.Generator().manual_seed(0))
+    whole, shapes = held_out(tiny_gpt, ids, 16), []
+    monkeypatch.setattr(evaluate, "BATCH_LOGITS", 40 * tiny_gpt.config.vocab_size)
+    tiny_gpt.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
+    assert held_out(tiny_gpt, ids, 16).nats_per_token == pytest.approx(whole.nats_per_token, abs=1e-5)
+    assert set(shapes) == {(2, 16), (1, 7)}
 
 
 def test_windows_start_afresh(tiny_gpt):

@@ -106,6 +106,15 @@ def test_the_script_writes_with_a_bigram(tiny_bigram, tokenizer, tmp_path):
     assert standalone(tmp_path / "bigram.pt2", tmp_path) == greedy(lm)
 
 
+def test_pieces_of_words_are_written_by_the_library_and_refused_by_the_script(bpe, make_gpt, tmp_path):
+    lm, file = LanguageModel(make_gpt(vocab_size=len(bpe)), bpe), tmp_path / "model.pt2"
+    export(lm, file)
+    assert greedy(open_program(file)) == greedy(lm)
+    done = subprocess.run([sys.executable, STANDALONE, file, PROMPT, "9"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith(f"which need more than torch: python -m gpt --model {file}\n")
+
+
 def test_the_command_line_makes_one_and_writes_with_it(run, folder, tmp_path):
     out = tmp_path / "made" / "model.pt2"
     status, said, err = run("export", folder, "--out", out)

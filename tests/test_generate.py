@@ -6,6 +6,7 @@ import torch
 
 from gpt import Bigram, BigramConfig, LanguageModel, SamplingParams, Tokenizer
 from gpt.generate import CHUNK
+from gpt.model import CausalModel
 from gpt.sampling import sampling_probs
 
 PARAMS = SamplingParams(temperature=0.7, top_k=20, top_p=0.95, max_new_tokens=40, seed=7)
@@ -158,3 +159,71 @@ def test_writing_takes_no_gradient(lm):
     step = next(lm.stream("Both", PARAMS))
     assert not step.probs.requires_grad
     assert all(p.grad is None for p in lm.model.parameters())
+
+
+# Tokens that are pieces of words, or parts of a character
+
+
+class Scripted(CausalModel):
+    """Writes the ids of a script, whatever it reads. Its state is how many it wrote."""
+
+    def __init__(self, script, vocab_size):
+        super().__init__()
+        self.script, self.vocab_size, self.window = script, vocab_size, 1
+
+    def forward(self, ids, state=None):
+        logits = torch.full((*ids.shape, self.vocab_size), -20.0)
+        logits[..., self.script[state or 0]] = 20.0
+        return logits, (state or 0) + 1
+
+
+def written(tokenizer, script):
+    """The texts of the steps of a model that writes these ids, and the whole."""
+    lm = LanguageModel(Scripted(script, len(tokenizer)), tokenizer)
+    params = SamplingParams(temperature=0, max_new_tokens=len(script))
+    whole = lm.generate("", params)
+    assert whole.token_ids == script
+    steps = [step.text for step in lm.stream("", params)]
+    assert whole.text == "".join(steps)
+    return steps, whole.text
+
+
+@pytest.mark.parametrize("script", ["👨\u200d👩\u200d👧", " the 日本語", "e\u0301 ünï👍🏽\n", "é\ufffdé", "   two  spaces"])
+def test_no_step_shows_a_part_of_a_character(bpe, script):
+    ids = bpe.encode(script).ids
+    steps, whole = written(bpe, ids)
+    assert whole == bpe.decode(ids) == script
+    assert all(step in script for step in steps)
+    assert ("" in steps) == (not script.isascii())
+
+
+def test_a_character_that_a_text_ends_in_the_middle_of_is_not_shown(bpe):
+    ids = bpe.encode("the 👍").ids
+    for missing in (1, 2, 3):
+        assert written(bpe, ids[:-missing])[1] == "the "
+
+
+def test_bytes_that_are_no_character_are_shown_as_such(bpe):
+    ids = [*bpe.encode("a👍").ids[:3], *bpe.encode("b").ids]
+    assert written(bpe, ids)[1] == bpe.decode(ids) == "a\ufffdb"
+
+
+def test_score_of_tokens_that_are_more_or_less_than_a_character(bpe, make_gpt):
+    lm = LanguageModel(make_gpt(vocab_size=len(bpe)), bpe)
+    text = "Both walked past the 👍"
+    score, ids = lm.score(text), bpe.encode(text).ids
+    assert score.tokens == [bpe.decode([i]) for i in ids]
+    assert score.tokens[-4:] == ["\ufffd"] * 4
+    assert len(score.nats) == len(ids) < len(text)
+    assert score.bits_per_character == pytest.approx(sum(score.nats) / math.log(2) / len(text))
+
+
+@pytest.mark.parametrize("engine", ["C", "PyTorch"])
+def test_rows_of_pieces_of_words_write_what_each_writes_alone(bpe, make_gpt, engine):
+    lm = LanguageModel(make_gpt(vocab_size=len(bpe)), bpe)
+    lm.engine = engine
+    prompts = ["", "Both walked", "日本", "past the mill's wheel"]
+    params = [SamplingParams(seed=seed, max_new_tokens=30 + 7 * seed) for seed in range(4)]
+    rows = zip(*lm.stream_batch(prompts, params), strict=True)
+    texts = ["".join(step.text for step in row if step) for row in rows]
+    assert texts == [lm.generate(prompt, p).text for prompt, p in zip(prompts, params, strict=True)]

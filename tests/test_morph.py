@@ -57,7 +57,11 @@ def test_a_capital_letter_is_no_obstacle():
     ],
 )
 def test_what_is_no_line_is_a_sentence(line, said):
-    for html in (on_morph("vae-names", line, "emma", 0), on_morph("vae-names", "emma", line, 0), on_return("vae-names", line, 0.6)):
+    for html in (
+        on_morph("vae-names", line, "emma", 0),
+        on_morph("vae-names", "emma", line, 0),
+        on_return("vae-names", line, 0.6),
+    ):
         assert said in html
         assert html.startswith('<p role="status">')
 

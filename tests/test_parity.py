@@ -1,6 +1,7 @@
 """Against a reference that is not ours: transformers' Qwen3 and its tokenizers, on the folders that `save` writes."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -128,6 +129,19 @@ def test_the_shipped_gpt_has_the_loss_that_its_training_told(shipped):
     assert again.tokens == told["tokens"]
 
 
+def test_the_shipped_pieces_of_words_and_their_bits_are_those_that_its_training_told():
+    folder = WEIGHTS / "bpe-shakespeare"
+    told, data = json.loads((folder / "training.json").read_text(encoding="utf-8")), data_at_hand()
+    pieces, lm = Texts.of(data, 256, told["tokenizer"]), load(folder)
+    assert lm.tokenizer.files() == pieces.tokenizer.files()
+    again = held_out(lm.model, pieces.held_out, told["window"], pieces.spelled)
+    assert again.bits_per_character == pytest.approx(told["held_out"]["bits_per_character"], abs=2e-3)
+    assert again.bits_per_byte == again.bits_per_character  # the text is ASCII
+    assert again.bits_per_character == pytest.approx(
+        again.nats_per_token * again.tokens / math.log(2) / len(data.parts[1]), rel=1e-4
+    )
+
+
 def test_the_shipped_bigram_is_the_counted_one():
     folder = WEIGHTS / "bigram-shakespeare"
     told = json.loads((folder / "training.json").read_text(encoding="utf-8"))
@@ -168,6 +182,45 @@ def test_tokenizer_of_any_script_comes_back(tmp_path, make_gpt):
     theirs = AutoTokenizer.from_pretrained(tmp_path / "script")
     assert theirs(script).input_ids == tokenizer.encode(script).ids
     assert theirs.decode(theirs(script).input_ids) == script
+
+
+def with_end(bpe):
+    """As GPT-2's and others' are: with a token that is no text."""
+    made = Tokenizer.from_json(bpe.files()["tokenizer.json"])
+    made.backend.add_special_tokens(["<|endoftext|>"])
+    return Tokenizer(made.backend)
+
+
+@pytest.mark.parametrize("make", [lambda bpe: bpe, with_end])
+def test_pieces_of_words_are_the_same(bpe, make, text, tmp_path, make_gpt):
+    tokenizer = make(bpe)
+    save(tmp_path / "pieces", make_gpt(vocab_size=len(tokenizer)), tokenizer)
+    theirs, lm = AutoTokenizer.from_pretrained(tmp_path / "pieces"), load(tmp_path / "pieces")
+    odd = [
+        "  two  spaces ",
+        " the",
+        "the",
+        "\n\n",
+        "日本語 👨\u200d👩 e\u0301",
+        "\ufffd\0\r\t",
+        "<|endoftext|> <|endoftext|>",
+        "don't . , ?",
+    ]
+    for piece in (text, *odd):
+        ids = lm.tokenizer.encode(piece).ids
+        assert theirs(piece).input_ids == ids
+        assert theirs.decode(ids) == lm.tokenizer.decode(ids) == piece
+    for i in range(len(tokenizer)):  # parts of a character, too
+        assert theirs.decode([i]) == lm.tokenizer.decode([i])
+
+
+def test_greedy_text_of_pieces_of_words_is_the_same(bpe, make_gpt, tmp_path):
+    save(tmp_path / "pieces", make_gpt(vocab_size=len(bpe)), bpe)
+    lm, hf = load(tmp_path / "pieces"), AutoModelForCausalLM.from_pretrained(tmp_path / "pieces")
+    ids = torch.tensor([bpe.encode("The old clock").ids])
+    theirs = hf.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=200)
+    ours = lm.generate("The old clock", SamplingParams(temperature=0, max_new_tokens=200))
+    assert ours.token_ids == theirs[0, ids.shape[1] :].tolist()
 
 
 def test_a_pipeline_writes_as_the_card_shows(folder):

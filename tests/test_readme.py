@@ -14,6 +14,7 @@ import pytest
 from browser import free_port
 
 from gpt import SamplingParams, load
+from train.card import unit
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,9 +34,9 @@ def test_the_table_of_models_is_that_of_the_training_runs():
     expected = [
         (
             name,
-            "1 character" if facts["window"] == 1 else f"the last {facts['window']} characters",
+            "1 character" if facts["window"] == 1 else f"the last {facts['window']} {unit(facts)}s",
             f"{facts['parameters']:,}",
-            f"{facts['held_out']['nats_per_token']:.4f}",
+            f"{facts['held_out']['bits_per_character'] * math.log(2):.4f}",
             f"{facts['held_out']['bits_per_character']:.4f}",
         )
         for name, facts in FACTS.items()
@@ -46,6 +47,7 @@ def test_the_table_of_models_is_that_of_the_training_runs():
 def test_every_other_figure_is_that_of_the_training_runs():
     gpt = FACTS["gpt-shakespeare"]
     assert f"would cost {math.log(gpt['vocabulary']):.3f} nats" in README
+    assert f"a GPT of {FACTS['bpe-shakespeare']['vocabulary']} tokens" in README
     assert f"{gpt['vocabulary']}\ncharacters" in README or f"{gpt['vocabulary']} characters" in README
     for facts in FACTS.values():
         assert facts["command"] in README

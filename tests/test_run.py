@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpt import CheckpointError, SamplingParams, load
+from gpt import CheckpointError, SamplingParams, Tokenizer, load
 from train import run as runs
 from train.data import Data
 from train.evaluate import held_out
@@ -140,11 +140,11 @@ def scripted(monkeypatch, losses):
     """Make the held-out losses of a run what they are said to be."""
     real, losses = runs.held_out, iter(losses)
 
-    def fake(model, ids, window, characters=None):
-        result = real(model, ids, window, characters)
+    def fake(model, ids, window, spelled=None):
+        result = real(model, ids, window, spelled)
         if window != TINY.context:  # the baseline of the bigram
             return result
-        return type(result)(next(losses), 1.0, result.tokens, result.window)
+        return type(result)(next(losses), 1.0, 1.0, result.tokens, result.window)
 
     monkeypatch.setattr(runs, "held_out", fake)
 
@@ -318,6 +318,7 @@ def test_an_empty_folder_is_taken(data, tmp_path):
         {"budget": Budget(minutes=1)},
         {"recipe": GPTRecipe(layers=2, width=32, context=16, batch_tokens=64)},
         {"data": Data("other", "ab " * 500, "1" * 64, None)},
+        {"tokenizer": "bpe:260"},
     ],
 )
 def test_resuming_with_other_settings_is_refused(data, tmp_path, changed):
@@ -331,6 +332,22 @@ def test_resuming_with_other_settings_is_refused(data, tmp_path, changed):
     assert said.startswith(f"the run in {out} began with {{{next(iter(changed))!r}: ")
     assert said.endswith("; resume it with the same settings")
     assert content_of(out) == before
+
+
+def test_a_run_of_pieces_of_words_goes_on_with_the_same_pieces_alone(data, tmp_path):
+    file = tmp_path / "tokenizer.json"
+    for name, asked in (("learned", "bpe:280"), ("opened", str(file))):
+        file.write_text(Tokenizer.bpe(data.text, 270).files()["tokenizer.json"])
+        run = start(data, tmp_path / name, budget=Budget(steps=9), tokenizer=asked)
+        next(run)
+        run.close()
+        file.write_text(Tokenizer.bpe(data.text[::-1], 270).files()["tokenizer.json"])
+        again = start(data, tmp_path / name, budget=Budget(steps=9), tokenizer=asked, resume=True)
+        if name == "opened":
+            assert f"the run in {tmp_path / name} began with {{'vocabulary': " in refused(again)
+        else:
+            assert [event.step for event in again if isinstance(event, Step)] == list(range(2, 10))
+            assert facts_of(tmp_path / name)["tokenizer"] == "bpe:280"
 
 
 def test_there_is_nothing_to_resume_in_a_finished_run(whole, data):

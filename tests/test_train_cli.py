@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import math
 import re
 
 import pytest
 import torch
 
-from gpt import load
+from gpt import Tokenizer, load
 from train.__main__ import main, parser
 from train.data import SOURCES
 
@@ -108,6 +109,69 @@ def test_a_gpt_is_trained_in_the_sizes_that_were_asked_for(run, text_file, tmp_p
     assert sum(map(float, shares.values())) == pytest.approx(100, abs=0.5)
 
 
+def test_pieces_of_words_are_trained_and_measured(run, text_file, tmp_path, data):
+    out = tmp_path / "out"
+    options = ["--tokenizer", "bpe:280", "--steps", 3, *SMALL]
+    assert run("run", "gpt", "--data", text_file, "--out", out, *options)[0] == 0
+    facts, lm = facts_of(out), load(out)
+    assert (facts["tokenizer"], facts["vocabulary"], len(lm.tokenizer)) == ("bpe:280", 280, 280)
+    held_out, (train, last) = facts["held_out"], data.parts
+    assert lm.tokenizer.files() == Tokenizer.bpe(train, 280).files()
+    ids = lm.tokenizer.encode(last).ids
+    assert held_out["tokens"] == len(ids) - 1 < 0.7 * len(last)
+    spelled = len(last) - len(lm.tokenizer.decode(ids[:1]))
+    bits = held_out["nats_per_token"] * held_out["tokens"] / math.log(2)
+    assert held_out["bits_per_character"] == held_out["bits_per_byte"] == pytest.approx(bits / spelled)
+    status, said, _ = run("evaluate", out, "--data", text_file)
+    assert (status, said.split()[4]) == (0, f"{held_out['bits_per_character']:.4f}")
+    characters = tmp_path / "characters"
+    run("run", "bigram", "--data", text_file, "--out", characters)
+    assert facts["baselines"] == facts_of(characters)["baselines"]  # which are of characters, whatever the tokens
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "which writes one of 280 tokens (bpe:280) at a time" in card
+    assert f"{held_out['tokens']:,} tokens | nats a character | bits a character |" in card
+    assert f"| {held_out['bits_per_character'] * math.log(2):.4f} | {held_out['bits_per_character']:.4f} |" in card
+    assert "character-level" not in card
+    assert "one character" not in card
+    assert "left out of a prompt" not in card
+    assert "nats a token" in (out / "loss_curve.svg").read_text()
+
+
+def test_bits_for_a_byte_are_fewer_where_characters_have_more(run, tmp_path, data):
+    path = tmp_path / "odd.txt"
+    path.write_text(data.text.replace("a", "日"), encoding="utf-8")
+    results = []
+    for tokenizer in ("char", "bpe:280"):
+        out = tmp_path / tokenizer
+        assert run("run", "gpt", "--data", path, "--out", out, "--tokenizer", tokenizer, "--steps", 2, *SMALL)[0] == 0
+        results.append(facts_of(out)["held_out"])
+        said = run("evaluate", out, "--data", path)[1]
+        assert float(said.split()[8]) == pytest.approx(results[-1]["bits_per_byte"], abs=1e-4)
+    text = path.read_text(encoding="utf-8")
+    bytes_each = len(text[3601:].encode()) / len(text[3601:])
+    for result in results:
+        assert result["bits_per_character"] / result["bits_per_byte"] == pytest.approx(bytes_each, rel=0.01)
+        assert bytes_each > 1.2
+
+
+def test_counting_and_mixing_work_with_pieces_of_words(run, text_file, tmp_path):
+    for kind in ("bigram", "ngram"):
+        assert run("run", kind, "--data", text_file, "--out", tmp_path / kind, "--tokenizer", "bpe:270")[0] == 0
+        assert len(load(tmp_path / kind).tokenizer) == 270
+    card = (tmp_path / "bigram" / "README.md").read_text(encoding="utf-8")
+    assert "A table of which token follows which" in card
+    assert "| counting pairs of characters (bigram) |" in card
+    of = ["--of", tmp_path / "bigram", tmp_path / "ngram"]
+    assert run("run", "mixture", *of, "--data", text_file, "--out", tmp_path / "both")[0] == 0
+    facts = facts_of(tmp_path / "both")
+    assert (facts["tokenizer"], facts["vocabulary"]) == ("bpe:270", 270)
+    assert facts["held_out"]["bits_per_character"] < facts_of(tmp_path / "bigram")["held_out"]["bits_per_character"]
+    run("run", "ngram", "--data", text_file, "--out", tmp_path / "characters")
+    of = ["--of", tmp_path / "bigram", tmp_path / "characters"]
+    said = refused(run("run", "mixture", *of, "--data", text_file, "--out", tmp_path / "no"))
+    assert said == f"{of[1]} and {of[2]} do not share a tokenizer; mix two models that do"
+
+
 def test_a_window_of_one_can_be_trained(run, text_file, tmp_path):
     options = ["--layers", "1", "--width", "32", "--context", "1", "--steps", "3", "--device", "cpu"]
     assert run("run", "gpt", "--data", text_file, "--out", tmp_path / "out", *options)[0] == 0
@@ -129,9 +193,11 @@ def test_evaluate_gives_the_loss_of_the_training(run, text_file, tmp_path):
         held_out = facts_of(out)["held_out"]
         status, said, err = run("evaluate", out, "--data", text_file)
         assert (status, err) == (0, "")
-        nats, bits, tokens = re.fullmatch(r"(.*) nats a token, (.*) bits a character \((.*) tokens\)\n", said).groups()
+        told = re.fullmatch(r"(.*) nats a token, (.*) bits a character, (.*) bits a byte \((.*) tokens\)\n", said)
+        nats, bits, bits_per_byte, tokens = told.groups()
         assert float(nats) == pytest.approx(held_out["nats_per_token"], abs=1e-4)
         assert float(bits) == pytest.approx(held_out["bits_per_character"], abs=1e-4)
+        assert bits_per_byte == bits  # the text is ASCII
         assert int(tokens.replace(",", "")) == held_out["tokens"]
 
 
@@ -197,6 +263,11 @@ def test_a_text_that_cannot_be_used(run, text_file, tmp_path, kind, content, sai
         ("mixture --steps 3", "a mixture needs two models; name them with --of"),
         ("mixture --of zebra gpt-shakespeare", "there is no model 'zebra'"),
         ("mixture --of bigram-shakespeare gpt-shakespeare", "bigram-shakespeare did not learn from this text"),
+        ("mixture --of a b --tokenizer bpe:300", "a mixture has the tokenizer of its two models; leave --tokenizer out"),
+        ("gpt --steps 1 --tokenizer bpe:5", "bpe:5 is no vocabulary; give bpe:N with N from 257 to 65,536, as in bpe:512"),
+        ("gpt --steps 1 --tokenizer zebra", "no tokenizer could be read from 'zebra' (No such file or directory); give"),
+        ("gpt --steps 1 --tokenizer bpe:60000", "chain is too short for bpe:60000 (the text gives"),
+        ("gpt --steps 1 --tokenizer gpt2", "HF_HUB_OFFLINE is set, so the Hub was not asked for openai-community/gpt2"),
         ("gpt --steps 1 --resume", "there is nothing to resume in"),
     ],
 )

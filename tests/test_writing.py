@@ -1,8 +1,11 @@
 """What a visitor asks for, its limits, and the link that shows the same text again."""
 
 import asyncio
+import math
 import re
 import time
+from itertools import chain, repeat
+from types import SimpleNamespace
 from urllib.parse import parse_qsl
 
 import pytest
@@ -133,6 +136,31 @@ def test_what_is_odd_about_a_prompt_is_said(prompt, said):
     told = " ".join(remarks(Writing(Ask("gpt-shakespeare", prompt, SamplingParams(seed=1)))))
     assert told.startswith(said)
     assert bool(told) == bool(said)
+
+
+def test_a_model_of_pieces_of_words_leaves_nothing_out_and_counts_tokens():
+    model = take("bpe-shakespeare")
+    assert "\nsees the last 256 tokens · " in model.label
+    assert "pieces of words" in model.about
+    assert remarks(Writing(Ask(model.id, "é\t日 👨\u200d👩", SamplingParams(seed=1)))) == []
+    assert remarks(Writing(Ask(model.id, "the " * 200, SamplingParams(seed=1)))) == []
+    (said,) = remarks(Writing(Ask(model.id, "é" * 200, SamplingParams(seed=1))))
+    assert said == "The prompt is read whole, but this model sees 256 tokens at a time."
+    with pytest.raises(ValueError, match=f"a text here has up to {MAX_TEXT:,} tokens"):
+        Ask(model.id, "", SamplingParams(max_new_tokens=MAX_TEXT + 1))
+
+
+def test_speed_and_bits_are_those_of_characters_whatever_the_tokens_are(monkeypatch):
+    ask = Ask("bpe-shakespeare", "ROMEO:", SamplingParams(max_new_tokens=60, seed=2))
+    writing = Writing(ask)
+    write(writing, 20)
+    monkeypatch.setattr("ui.writing.time", SimpleNamespace(perf_counter=chain([0.0], repeat(2.0)).__next__))  # two seconds
+    write(writing, 40)
+    written = writing.lm.generate(ask.prompt, ask.params)
+    assert writing.text == written.text
+    assert len(writing.pieces) == 60 < len(written.text) / 1.5
+    assert writing.bits_per_character == pytest.approx(-sum(written.logprobs) / math.log(2) / len(written.text))
+    assert writing.speed == len("".join(writing.pieces[20:])) / 2
 
 
 def test_one_text_is_not_written_twice_at_a_time_and_is_free_again_afterwards():

@@ -17,7 +17,7 @@ from gpt.hub import HubError
 from train import data as texts
 from train.card import duration
 from train.count import counted_ngram
-from train.evaluate import held_out, reading
+from train.evaluate import held_out, reading, spelled
 from train.mix import mix
 from train.processes import Processes
 from train.publish import publish
@@ -41,6 +41,12 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--data", required=True, help=f"a text file, or one of: {', '.join(texts.SOURCES)}")
     run.add_argument("--lines", action="store_true", help="each line of the data is an item of its own, as names are")
     run.add_argument("--out", required=True, type=Path, help="the folder to write")
+    run.add_argument(
+        "--tokenizer",
+        default="char",
+        help="char: a token for each character; bpe:N: N pieces of words, learned from the text; gpt2: GPT-2's, from the Hub; "
+        "or a tokenizer.json (%(default)s)",
+    )
     run.add_argument("--of", nargs=2, metavar="MODEL", help="the two models of a mixture, made from this text: names or folders")
     budget = run.add_mutually_exclusive_group()
     budget.add_argument(
@@ -100,11 +106,21 @@ def run(args: argparse.Namespace, device: str, processes: Processes) -> Generato
         raise ValueError("a mixture needs two models; name them with --of")
     if args.kind != "mixture" and args.of:
         raise ValueError("--of is for a mixture; leave it out")
+    if args.kind == "mixture" and args.tokenizer != "char":
+        raise ValueError("a mixture has the tokenizer of its two models; leave --tokenizer out")
     if args.kind == "ngram":
         given = {**shape, **{name: True for name in ("minutes", "steps", "resume", "device", "compile") if getattr(args, name)}}
         if given:
             raise ValueError(f"counting knows no {', '.join(given)}; leave it out")
-        return count(data, args.out, args.seed, command, "ngram", lambda t: counted_ngram(t.train, len(t.tokenizer), t.end_id))
+        return count(
+            data,
+            args.out,
+            args.seed,
+            command,
+            "ngram",
+            lambda t: counted_ngram(t.train, len(t.tokenizer), t.end_id),
+            args.tokenizer,
+        )
     if args.kind == "bigram":
         if shape:
             raise ValueError(f"a bigram has no {', '.join(shape)}; leave it out")
@@ -115,7 +131,7 @@ def run(args: argparse.Namespace, device: str, processes: Processes) -> Generato
                 )
             if processes.size > 1:
                 raise ValueError("counting takes one process; start it without torchrun, or give --steps to learn")
-            return count(data, args.out, args.seed, command)
+            return count(data, args.out, args.seed, command, tokenizer=args.tokenizer)
         recipe: Recipe = BigramRecipe()
     else:
         minutes = args.minutes or DEFAULT_MINUTES
@@ -136,7 +152,7 @@ def run(args: argparse.Namespace, device: str, processes: Processes) -> Generato
     options = {"seed": args.seed, "command": command, "resume": args.resume, "device": device, "compile": compile}
     if args.kind == "mixture":
         return mix(data, args.out, args.of, recipe, budget, **options)
-    return learn(args.kind, recipe, data, args.out, budget, processes=processes, **options)
+    return learn(args.kind, recipe, data, args.out, budget, processes=processes, tokenizer=args.tokenizer, **options)
 
 
 def told(counts: dict[str, int]) -> str:
@@ -198,12 +214,12 @@ def evaluate(args: argparse.Namespace) -> None:
     encoded = lm.tokenizer.encode(texts.read(args.data, lines=lm.end_id is not None).parts[1])
     if len(encoded.ids) < 2:
         raise ValueError(f"the last tenth of {args.data} has too few characters to score")
-    characters = len(lm.tokenizer.decode(encoded.ids[1:]))
-    result = held_out(lm.model, torch.tensor(encoded.ids), reading(lm.model), characters)
+    result = held_out(lm.model, torch.tensor(encoded.ids), reading(lm.model), spelled(lm.tokenizer, encoded.ids))
     if encoded.left_out:
         print(f"left out, because this model never saw them: {encoded.left_out!r}", file=sys.stderr)
     print(
-        f"{result.nats_per_token:.4f} nats a token, {result.bits_per_character:.4f} bits a character ({result.tokens:,} tokens)"
+        f"{result.nats_per_token:.4f} nats a token, {result.bits_per_character:.4f} bits a character, "
+        f"{result.bits_per_byte:.4f} bits a byte ({result.tokens:,} tokens)"
     )
 
 

@@ -4,16 +4,18 @@ import math
 import re
 import shlex
 from html import escape
+from textwrap import fill
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from gpt.model import ENDLESS
 from gpt.tokenizer import START
 
 PROJECT = "from-bigram-to-gpt"
 KINDS = {
-    "bigram": "A table of which character follows which",
-    "ngram": "A table of what followed the last few characters",
+    "bigram": "A table of which {unit} follows which",
+    "ngram": "A table of what followed the last few {unit}s",
     "lstm": "A recurrent network, an LSTM",
     "vae": "A variational autoencoder of lines, with an LSTM on either side",
     "gpt": "A decoder-only transformer in the shape of Qwen3",
@@ -21,16 +23,21 @@ KINDS = {
 }
 
 
+def unit(facts: dict[str, Any]) -> str:
+    """What to call a token of the model."""
+    return "character" if facts["tokenizer"] == "char" else "token"
+
+
 def card(facts: dict[str, Any], name: str) -> str:
     """The README.md of a weights folder: front matter for the Hub, then what the model is, knows and costs."""
     data, held_out, sample = facts["data"], facts["held_out"], facts["sample"]
-    is_gpt = facts["kind"] == "gpt"
+    is_gpt, one = facts["kind"] == "gpt", unit(facts)
     front = ModelCardData(
         language="en" if data["name"] == "shakespeare" else None,
         license="mit" if data["licence"] else "unknown",  # of one's own text, only its owner can say
         library_name="transformers" if is_gpt else "safetensors",
         pipeline_tag="text-generation",
-        tags=[PROJECT, "character-level", facts["kind"]],
+        tags=[PROJECT, *(["character-level"] if one == "character" else []), facts["kind"]],
         datasets=[data["dataset"]] if data["dataset"] else None,
         model_name=name,
         eval_results=[
@@ -50,10 +57,19 @@ def card(facts: dict[str, Any], name: str) -> str:
         "counting pairs of characters (bigram)": facts["baselines"]["bigram"] / math.log(2),
         "every character alike": facts["baselines"]["uniform"] / math.log(2),
     }
-    if facts["kind"] == "bigram":
+    if facts["kind"] == "bigram" and one == "character":
         del bits["counting pairs of characters (bigram)"]  # that is this model
     rows = "\n".join(f"| {what} | {each * math.log(2):.4f} | {each:.4f} |" for what, each in bits.items())
-    sees = "the last character" if facts["window"] == 1 else f"the last {facts['window']} characters"
+    sees = f"the last {one}" if facts["window"] == 1 else f"the last {facts['window']} {one}s"
+    if facts["window"] == ENDLESS:
+        sees = "all before it"
+    lines = data.get("lines")
+    if lines and facts["window"] > 1:
+        sees = "the line so far"
+    part = f"a tenth of {lines:,} lines, each with its end" if lines else "the last tenth of the text"
+    bounded = ", by the importance-weighted bound" if facts["kind"] == "vae" else ""
+    writes = "one character" if one == "character" else f"one of {facts['vocabulary']:,} tokens ({facts['tokenizer']})"
+    unseen = " A character that the text\ndoes not have is left out of a prompt." if one == "character" else ""
     licence = f" ({data['licence']}, {data['url']})" if data["url"] else ""
     picture = "![Loss while it learned](loss_curve.svg)\n\n" if facts["curve"] else ""
     flags = f"--temperature {sample['temperature']} --length {sample['max_new_tokens']} --seed {sample['seed']}"
@@ -74,14 +90,16 @@ pipeline("text-generation", "{name}")({sample["prompt"] or START!r}, max_new_tok
 
 # {name}
 
-{KINDS[facts["kind"]]}, which writes one character at a time. It has {facts["parameters"]:,} parameters, sees
+{KINDS[facts["kind"]].format(unit=one)}, which writes {writes} at a time. It has {facts["parameters"]:,} parameters, sees
 {sees}, and learned from {data["name"]}{licence}.
 
-| held out: the last tenth of the text, {held_out["tokens"]:,} characters | nats a character | bits a character |
+| held out: {part}, {held_out["tokens"]:,} {one}s{bounded} | nats a character | bits a character |
 |---|---|---|
 {rows}
 
-{picture}What it writes{after} ({settings}):
+A byte of that text costs this model {held_out["bits_per_byte"]:.4f} bits.
+
+{latent(facts)}{picture}What it writes{after} ({settings}):
 
 {fence}text
 {written}
@@ -100,8 +118,7 @@ python -m gpt --model {name} --prompt {shlex.quote(sample["prompt"])} {flags}
 {transformers if is_gpt else ""}
 ## Limits
 
-It imitates the look of one text and knows nothing of the world: do not believe what it writes. A character that the text
-does not have is left out of a prompt.
+It imitates the look of one text and knows nothing of the world: do not believe what it writes.{unseen}
 
 ## How it was made
 
@@ -110,12 +127,29 @@ does not have is left out of a prompt.
 """
 
 
+def latent(facts: dict[str, Any]) -> str:
+    """How a VAE uses its latent space."""
+    if "latent" not in facts:
+        return ""
+    use = facts["latent"]
+    short, prior = use["short"], use["prior"]
+    told = (
+        f"Its latent space, on the {use['lines']:,} held-out lines: reconstruction {use['reconstruction']:.2f} nats a line, KL divergence "
+        f"{use['divergence']:.2f}; a point tells {use['information']:.2f} nats of its line; {use['active']} of "
+        f"{facts['recipe']['latent']} numbers are active. Of {short['lines']:,} lines of up to {short['letters']} letters "
+        f"{short['exact']:,} ({short['exact'] / max(1, short['lines']):.0%}) come back exactly from their mean. Of "
+        f"{prior['lines']:,} points drawn from the prior {prior['new']:,} ({prior['new'] / prior['lines']:.0%}) give a line that "
+        f"is new, not empty, and ends within {prior['letters']} letters."
+    )
+    return fill(told, 120) + "\n\n"
+
+
 def made_without_steps(facts: dict[str, Any]) -> str:
     """What a run did that took no steps."""
     if facts["kind"] == "ngram":
         longest, whole = facts["order"], facts["whole"]
         some = f", those longer than {whole} where they count more than once" if whole < longest else ""
-        return f"all sequences of up to {longest} characters counted{some} ({facts['smoothing']})"
+        return f"all sequences of up to {longest} {unit(facts)}s counted{some} ({facts['smoothing']})"
     if facts["kind"] == "mixture":
         first, second = (part["name"] for part in facts["parts"])
         return (
@@ -155,7 +189,7 @@ def loss_curve(facts: dict[str, Any], width: int = 640, height: int = 320) -> st
         parts.append(f'<circle cx="{points[-1][0]:.1f}" cy="{points[-1][1]:.1f}" r="3" fill="{colour}"/>')
         parts.append(f'<text x="{points[-1][0] + 8:.1f}" y="{points[-1][1] + 4:.1f}" fill="{colour}">{label}</text>')
     parts.append(f'<text x="{right}" y="{bottom + 26}" text-anchor="end">{last:,} steps</text>')
-    parts.append(f'<text x="{left}" y="{bottom + 26}">nats a character</text>')
+    parts.append(f'<text x="{left}" y="{bottom + 26}">nats a {unit(facts)}</text>')
     title = escape(f"Loss of {facts['kind']} on {facts['data']['name']}")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '

@@ -9,34 +9,48 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from gpt import GPT
+from gpt import GPT, Tokenizer
 from gpt.model import CausalModel
 from train.data import lines_of, padded
 
 BATCH_TOKENS = 16_384
+BATCH_LOGITS = 2**26  # a quarter of a gigabyte, however large the vocabulary
 WINDOW = 256  # in which a text is read by models that were not trained in windows
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """nats_per_token is the mean over `tokens` targets; bits_per_character counts the characters that they spell."""
+    """nats_per_token is the mean over `tokens` targets; the bits are shared by the characters, or the bytes of UTF-8, that
+    they spell, so that models with different tokenizers can be compared."""
 
     nats_per_token: float
     bits_per_character: float
+    bits_per_byte: float
     tokens: int
     window: int
 
 
 @torch.inference_mode()
-def held_out(model: CausalModel, ids: Tensor, window: int, characters: int | None = None) -> HeldOut:
+def held_out(model: CausalModel, ids: Tensor, window: int, spelled: str | None = None) -> HeldOut:
     """Score a text of ids (N,): each of its N - 1 next tokens once, in windows that each start afresh, or, if the model is
     one of lines, in those.
 
-    characters: how many characters those targets spell, if a token is more than one.
+    spelled: the text of those targets, if it is not a character of one byte for each.
     """
     each = costs(model, ids, window).double()
-    nats, tokens = each.sum().item(), len(each)
-    return HeldOut(nats / tokens, nats / math.log(2) / (characters or tokens), tokens, window)
+    return shared(each.sum().item(), len(each), window, spelled)
+
+
+def shared(nats: float, tokens: int, window: int, spelled: str | None = None) -> HeldOut:
+    """What so many nats are for each of so many tokens, and for what they spell."""
+    characters, size = (len(spelled), len(spelled.encode())) if spelled else (tokens, tokens)
+    bits = nats / math.log(2)
+    return HeldOut(nats / tokens, bits / characters, bits / size, tokens, window)
+
+
+def spelled(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """The text of the targets of a text of ids: all but the first. A character that the first began is not among it."""
+    return tokenizer.decode(ids)[len(tokenizer.decode(ids[:1])) :]
 
 
 def reading(model: CausalModel) -> int:
@@ -51,7 +65,8 @@ def costs(model: CausalModel, ids: Tensor, window: int) -> Tensor:
     model.eval()
     ids = ids.to(next(model.parameters()).device)
     end_id = model.config.eos_token_id
-    batches = windows(ids, window) if end_id is None else line_batches(ids, end_id)
+    rows = max(1, min(BATCH_TOKENS, BATCH_LOGITS // model.config.vocab_size) // window)
+    batches = windows(ids, window, rows) if end_id is None else line_batches(ids, end_id)
     nats = []
     for x, y in batches:
         logits, _ = model(x)
@@ -67,12 +82,11 @@ def line_batches(ids: Tensor, end_id: int) -> Iterable[tuple[Tensor, Tensor]]:
     return DataLoader(lines, BATCH_TOKENS // max(map(len, lines)), collate_fn=padded)  # type: ignore[arg-type]
 
 
-def windows(ids: Tensor, window: int) -> Iterable[tuple[Tensor, Tensor]]:
-    """Inputs and next tokens of ids (N,), in windows one after another."""
+def windows(ids: Tensor, window: int, rows: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """Inputs and next tokens of ids (N,), in windows one after another, so many rows at once."""
     tokens = len(ids) - 1
     whole = tokens - tokens % window
     inputs, targets = ids[:whole].view(-1, window), ids[1 : whole + 1].view(-1, window)
-    rows = max(1, BATCH_TOKENS // window)
     batches = list(zip(inputs.split(rows), targets.split(rows), strict=True)) if whole else []
     if whole < tokens:  # the last window is shorter
         batches.append((ids[whole:-1][None], ids[whole + 1 :][None]))

@@ -19,7 +19,7 @@ from torch import Tensor
 from gpt import VAE, LatentModel, SamplingParams, load
 from gpt.vae import Course
 from train.data import Data
-from train.evaluate import HeldOut, line_batches, reading
+from train.evaluate import HeldOut, line_batches, reading, shared
 from train.recipe import VAERecipe
 
 USED = 0.01  # variance of a number's mean over the lines, above which it is in use (Burda et al. 2016)
@@ -72,8 +72,8 @@ def weighted_costs(model: VAE, inputs: Tensor, targets: Tensor, points: int, gen
 
 
 @torch.inference_mode()
-def bound(model: VAE, ids: Tensor, window: int, points: int = 1) -> HeldOut:
-    """Score the lines in ids (N,), by the bound with so many points."""
+def bound(model: VAE, ids: Tensor, window: int, points: int = 1, spelled: str | None = None) -> HeldOut:
+    """Score the lines in ids (N,), by the bound with so many points. spelled: as `held_out` wants it."""
     was_training = model.training
     model.eval()
     generator = torch.Generator().manual_seed(0)
@@ -82,7 +82,7 @@ def bound(model: VAE, ids: Tensor, window: int, points: int = 1) -> HeldOut:
         nats += weighted_costs(model, inputs, targets, points, generator).double().sum().item()
         tokens += int((targets >= 0).sum())
     model.train(was_training)
-    return HeldOut(nats / tokens, nats / math.log(2) / tokens, tokens, window)
+    return shared(nats, tokens, window, spelled)
 
 
 @torch.inference_mode()
@@ -126,11 +126,11 @@ def information(mean: Tensor, log_variance: Tensor, generator: torch.Generator, 
     return (of_all.diagonal() - of_all.logsumexp(dim=1) + math.log(len(mean))).mean().item()
 
 
-def measured(folder: Path, data: Data, ids: Tensor) -> dict[str, Any]:
+def measured(folder: Path, data: Data, ids: Tensor, spelled: str) -> dict[str, Any]:
     """What a finished run says of the model in its folder: the bound on what the held-out lines in ids (N,) cost, and how
     the latent space is used."""
     lm = cast("LatentModel", load(folder))
-    result = bound(lm.model, ids, reading(lm.model), POINTS)
+    result = bound(lm.model, ids, reading(lm.model), POINTS, spelled)
     return {"held_out": asdict(result) | {"points": POINTS}, "latent": use_of_latent(lm, data, ids)}
 
 

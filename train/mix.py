@@ -47,8 +47,11 @@ def mix(
     """
     refuse_if_used(out)
     parts = [_part(name, data) for name in of]
+    if parts[0][0].tokenizer.files() != parts[1][0].tokenizer.files():
+        raise ValueError(f"{of[0]} and {of[1]} do not share a tokenizer; mix two models that do")
+    tokenizer = parts[0][1]["tokenizer"]
     rehearsal = replace(data, text=data.parts[0], sha256=hashlib.sha256(data.parts[0].encode()).hexdigest())
-    texts = Texts.of(rehearsal, 1)
+    texts = Texts.of(rehearsal, 1, tokenizer)
     models: list[CausalModel] = []
     how: dict[str, Any] = {"characters": len(texts.held_out) - 1}
     for i, (_, facts) in enumerate(parts, start=1):
@@ -62,7 +65,8 @@ def mix(
             settings = {"recipe": asdict(recipe), "budget": {n: v for n, v in asdict(budget).items() if v is not None}}
             if not (resume and _is_done(folder, {"seed": seed, **settings}, rehearsal)):
                 go_on = resume and (folder / RESUME).exists()
-                yield from learn(facts["kind"], recipe, rehearsal, folder, budget, seed, command, go_on, device, compile)
+                options = {"resume": go_on, "device": device, "compile": compile, "tokenizer": tokenizer}
+                yield from learn(facts["kind"], recipe, rehearsal, folder, budget, seed, command, **options)
             models.append(load(folder).model)
             how |= settings
     nats = [costs(model, texts.held_out, WINDOW) for model in models]
@@ -71,16 +75,17 @@ def mix(
     how |= {"nats": [each.double().mean().item() for each in nats], "mixed": mixed}
 
     def make(texts: Texts) -> tuple[CausalModel, dict[str, Any]]:
+        results = [held_out(lm.model, texts.held_out, WINDOW, texts.spelled) for lm, _ in parts]
         told = [
-            {"name": lm.name, "kind": facts["kind"], "held_out": asdict(held_out(lm.model, texts.held_out, WINDOW))}
-            for lm, facts in parts
+            {"name": lm.name, "kind": facts["kind"], "held_out": asdict(result)}
+            for (lm, facts), result in zip(parts, results, strict=True)
         ]
         mixture = Mixture.of(parts[0][0].model, parts[1][0].model, weight)
         # Its parts have folders of their own, in full; here half the bytes do: it costs less than a thousandth of a nat.
         facts = {"method": "mixing", "weight": weight, "parts": told, "rehearsal": how, "precision": "float16"}
         return mixture.half().float(), facts
 
-    yield from count(data, out, seed, command, KIND, make)
+    yield from count(data, out, seed, command, KIND, make, tokenizer)
 
 
 def fit_weight(first: Tensor, second: Tensor) -> float:
@@ -106,7 +111,7 @@ def _part(name: str, data: Data) -> tuple[LanguageModel, dict[str, Any]]:
     path = (WEIGHTS / name if name in names() else Path(name)) / TRAINING
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        kind, learned_from = facts["kind"], facts["data"]["sha256"]
+        kind, learned_from, _ = facts["kind"], facts["data"]["sha256"], facts["tokenizer"]
     except (OSError, ValueError, LookupError, TypeError):
         raise CheckpointError(f"{path} is missing or damaged; mix what `python -m train run` wrote here") from None
     if kind == KIND:

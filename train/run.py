@@ -1,5 +1,6 @@
 """A training run: a text and a recipe in, a whole weights folder out."""
 
+import hashlib
 import io
 import json
 import math
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from torch import Tensor
 from gpt import VAE, Bigram, BigramConfig, LanguageModel, SamplingParams, Tokenizer, load
 from gpt.checkpoint import save, write_aside
 from gpt.model import CausalModel
+from gpt.tokenizer import START
 from train.card import card, loss_curve
 from train.data import Data, LineBatches, lines_of, random_batch
-from train.evaluate import WINDOW, HeldOut, held_out, reading
+from train.evaluate import WINDOW, HeldOut, held_out, reading, spelled
 from train.latent import bound, check, measured, objective
 from train.processes import Processes
 from train.recipe import Recipe, VAERecipe
+from train.tokens import tokenizer_for
 from train.trainer import WARMUP, Budget, Done, Event, Losses, Trainer
 
 TRAINING = "training.json"
@@ -39,23 +42,39 @@ SMOOTHING = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # the k that are tri
 
 @dataclass(frozen=True)
 class Texts:
-    """A text ready to learn from: ids of the training part and of the held-out part, both (N,); what ends a line, if each
-    is a text of its own."""
+    """A text ready to learn from: ids of the training part and of the held-out part, both (N,), in the tokenizer asked; and
+    what ends a line, if each is a text of its own."""
 
     tokenizer: Tokenizer
     train: Tensor
     held_out: Tensor
+    asked: str = "char"
     end_id: int | None = None
 
     @classmethod
-    def of(cls, data: Data, window: int) -> "Texts":
-        """Raises ValueError if the text is too short for one window in each part."""
+    def of(cls, data: Data, window: int, asked: str = "char") -> "Texts":
+        """Raises ValueError if the text is too short for one window in each part, or there is no such tokenizer."""
         least = max(20, math.ceil((window + 1) / 0.9))  # 20: so that a tenth of either part has a pair of characters
         if not data.lines and len(data.text) < least:
             raise ValueError(f"{data.name} has {len(data.text)} characters; a run with windows of {window} needs {least} or more")
-        tokenizer = Tokenizer.from_text(data.text)
+        tokenizer = tokenizer_for(asked, data)
         train, held = (torch.tensor(tokenizer.encode(part).ids) for part in data.parts)
-        return cls(tokenizer, train, held, tokenizer.start_id if data.lines else None)
+        if len(train) <= max(window, 10) or len(held) < 2:  # where tokens are more than a character
+            raise ValueError(
+                f"{data.name} has {len(train)} tokens to learn from and {len(held)} held out, too few for windows of {window}"
+            )
+        name = Path(asked).name if Path(asked).is_absolute() else asked
+        if not data.lines:
+            return cls(tokenizer, train, held, name)
+        ends = sum(int((part == tokenizer.start_id).sum()) for part in (train, held))
+        if ends != sum(part.count(START) for part in data.parts):
+            raise ValueError(f"{asked} joins the ends of lines with what is beside them; learn lines with --tokenizer char")
+        return cls(tokenizer, train, held, name, tokenizer.start_id)
+
+    @cached_property
+    def spelled(self) -> str:
+        """The text of the targets of the held-out part."""
+        return spelled(self.tokenizer, self.held_out.tolist())
 
 
 def optimizer_settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -85,6 +104,7 @@ def count(
     command: str,
     kind: str = "bigram",
     make: Callable[[Texts], tuple[CausalModel, dict[str, Any]]] = counted_pairs,
+    tokenizer: str = "char",
 ) -> Generator[Event]:
     """Make a model without steps, as by counting: exact, and done in a moment. Writes the folder `out`.
 
@@ -93,10 +113,10 @@ def count(
     SamplingParams(seed=seed)  # refuses one out of range before there is anything to lose
     refuse_if_used(out)
     started, clock = _now(), time.perf_counter()
-    texts = Texts.of(data, 1)
+    texts = Texts.of(data, 1, tokenizer)
     model, how = make(texts)
     train_loss = held_out(model, texts.train[-len(texts.held_out) :], WINDOW).nats_per_token  # as much as is held out
-    result = held_out(model, texts.held_out, WINDOW)
+    result = held_out(model, texts.held_out, WINDOW, texts.spelled)
     seconds = time.perf_counter() - clock
     yield Losses(1, seconds, train_loss, result.nats_per_token, True)
     run = {"kind": kind, "command": command, "started": started, "steps": 1, "tokens": len(texts.train)}
@@ -129,6 +149,7 @@ def learn(
     device: str = "cpu",
     compile: bool = False,
     processes: Processes = Processes(),
+    tokenizer: str = "char",
 ) -> Generator[Event]:
     """Train by gradient descent. The folder `out` always holds the best model so far, whole, and what `resume` needs.
 
@@ -140,7 +161,8 @@ def learn(
         raise ValueError("lines take one process; start it without torchrun")  # their shares would not weigh the same
     for start in (0, 1):  # batches may change their shape on the way
         processes.check(recipe.batch_shape(start)[0])
-    texts = Texts.of(data, recipe.context)
+    with processes.first_goes_first():  # the first may have to download the tokenizer
+        texts = Texts.of(data, recipe.context, tokenizer)
     # With a compiler the casts to bfloat16 are fused away and its products pay, where the processor has them.
     low_precision = device == "cuda" or (compile and _native_bfloat16())
     torch.manual_seed(seed)
@@ -162,7 +184,7 @@ def learn(
     def evaluate() -> float:
         nonlocal result
         if processes.is_first:
-            result = score(texts.held_out, reading(model))
+            result = score(texts.held_out, reading(model), spelled=texts.spelled)
         return processes.sum(result.nats_per_token if result else 0.0)
 
     score, loss = partial(held_out, model), None
@@ -177,7 +199,9 @@ def learn(
         return LanguageModel(model, texts.tokenizer).generate(data.prompt, params).text if processes.is_first else ""
 
     trainer = Trainer(model, optimizers, batch, evaluate, sample, budget, seed, low_precision, compile, processes, loss)
-    identity = {"data": data.sha256, **settings}  # what a resumed run must share with the one it continues
+    vocabulary = hashlib.sha256(texts.tokenizer.files()["tokenizer.json"].encode()).hexdigest()
+    # What a resumed run must share with the one it continues.
+    identity = {"data": data.sha256, "tokenizer": texts.asked, "vocabulary": vocabulary, **settings}
     progress: dict[str, Any] = {"started": _now(), "curve": []}
 
     def save_resume() -> None:
@@ -216,7 +240,7 @@ def learn(
                 save_resume()
                 saved_at = time.perf_counter()
             if isinstance(event, Done) and processes.is_first:
-                use = measured(out, data, texts.held_out) if isinstance(recipe, VAERecipe) else {}
+                use = measured(out, data, texts.held_out, texts.spelled) if isinstance(recipe, VAERecipe) else {}
                 _finish(out, event, progress["curve"], use)
             yield event
         if use:
@@ -233,7 +257,8 @@ def _write_folder(
     """Write the weights and all that is known of them. Every figure elsewhere is read from training.json."""
     save(out, model, texts.tokenizer)
     lm = load(out)  # as anybody else will open it
-    baseline, _ = counted_bigram(texts)
+    characters = Texts.of(data, 1)  # whatever the tokens are, these baselines are the same
+    baseline, _ = counted_bigram(characters)
     params = SamplingParams(seed=run["seed"])
     written = lm.generate(data.prompt, params)
     passage = (data.prompt + written.text)[:CHECKED]
@@ -249,14 +274,14 @@ def _write_folder(
             "split": data.split,
             **({"lines": data.text.count("\n") - 1, "left_out": data.left_out} if data.lines else {}),
         },
-        "tokenizer": "char",
+        "tokenizer": texts.asked,
         "vocabulary": len(texts.tokenizer),
         "parameters": lm.parameters,
         "window": lm.window,
         "held_out": asdict(result),
         "baselines": {
-            "uniform": math.log(len(texts.tokenizer)),
-            "bigram": held_out(baseline, texts.held_out, WINDOW).nats_per_token,
+            "uniform": math.log(len(characters.tokenizer)),
+            "bigram": held_out(baseline, characters.held_out, WINDOW).nats_per_token,
         },
         "sample": {"prompt": data.prompt, **asdict(params), "text": written.text},
         "check": {"text": passage, "nats": lm.score(passage).nats},  # what these weights make of it, to be compared later

@@ -29,7 +29,7 @@ async def generate(
         model: its id, as list-models tells it
         prompt: what to write on from, up to 5,000 characters; it is not repeated
         temperature: 0 = always the likeliest, 2 = wild
-        length: characters to write, 1 to 5,000
+        length: tokens to write, 1 to 5,000: characters, or pieces of words
         top_k: keep the k likeliest alone; 0 = all
         top_p: keep the likeliest that hold this share together; 1 = all
         min_p: keep those at least this share as likely as the likeliest; 0 = all
@@ -45,7 +45,7 @@ async def generate(
 
 
 def score(model: str, text: str) -> dict[str, Any]:
-    """How well a model foresees a text: the cost of each character in nats, and bits per character on the whole.
+    """How well a model foresees a text: the cost of each token in nats, and bits per character on the whole.
 
     Args:
         model: its id, as list-models tells it
@@ -56,7 +56,7 @@ def score(model: str, text: str) -> dict[str, Any]:
 
 
 def list_models() -> list[dict[str, Any]]:
-    """The models that are open here, the simplest first: their id, size, and how many characters back they see."""
+    """The models that are open here, the simplest first: their id, size, and how many tokens back they see."""
     models = [take(id) for _, id in choices()]
     return [
         {"id": m.id, "parameters": m.lm.parameters, "window": m.lm.window, "vocabulary": len(m.lm.tokenizer), **_quality(m)}

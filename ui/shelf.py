@@ -28,6 +28,8 @@ ABOUT = {
     "lstm": "Reads the text once, from left to right, and has to carry along in {numbers} numbers whatever may matter later.",
     "vae": "Turns a line into {latent} numbers and back, so that new lines can be drawn, and any two have others between them.",
     "gpt": "Learns what to look for in a whole passage, and need not have seen the same words before.",
+    "sub-words": "A GPT that reads and writes pieces of words: they were found by joining the two neighbours that are most "
+    "often together in the text, again and again, from single characters on.",
     "mixture": "Takes the mean of {parts}: where one errs, the other often does not.",
 }
 
@@ -54,11 +56,12 @@ class Shelved:
 
     @property
     def sees(self) -> str:
+        unit = self.lm.tokenizer.unit
         if self.lm.window == 1:
-            return "1 character"
+            return f"1 {unit}"
         if self.lm.end_id is not None:
             return "the line so far"
-        return "all before" if self.lm.window == ENDLESS else f"the last {self.lm.window} characters"
+        return "all before" if self.lm.window == ENDLESS else f"the last {self.lm.window} {unit}s"
 
     @property
     def label(self) -> str:
@@ -70,8 +73,10 @@ class Shelved:
     @property
     def about(self) -> str:
         """What it adds to the model before it, if it is one of the page's own."""
-        window, config = self.lm.window, self.lm.model.config
-        return ABOUT.get(self.facts.get("kind", ""), "").format(
+        window, config, kind = self.lm.window, self.lm.model.config, self.facts.get("kind", "")
+        if kind == "gpt" and self.lm.tokenizer.unit == "token":
+            kind = "sub-words"
+        return ABOUT.get(kind, "").format(
             window=window,
             less=window - 1,
             parts=" and ".join(part["name"] for part in self.facts.get("parts", ())),

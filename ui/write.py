@@ -90,7 +90,7 @@ def remarks(writing: Writing) -> list[str]:
         if not writing.prompt_tokens:
             said.append("Nothing of the prompt remains, so it starts on a new line.")
     if writing.prompt_tokens > writing.lm.window > 1:
-        said.append(f"The prompt is read whole, but this model sees {writing.lm.window} characters at a time.")
+        said.append(f"The prompt is read whole, but this model sees {writing.lm.window} {writing.lm.tokenizer.unit}s at a time.")
     return said
 
 
@@ -105,7 +105,7 @@ def finished(writing: Writing) -> Shown:
     facts = [f"seed {ask.params.seed}"]
     if pieces:
         facts = [f"{writing.speed:,.0f} characters per second", *facts, f"{writing.bits_per_character:.2f} bits per character"]
-    full = [] if writing.room else [f"A text here ends at {MAX_TEXT:,} characters."]
+    full = [] if writing.room else [f"A text here ends at {MAX_TEXT:,} {writing.lm.tokenizer.unit}s."]
     status, notice = paragraph(" · ".join(facts)), note(*remarks(writing), *full)
     text = sheet(ask.prompt, writing.left_out, writing.text, "" if writing.room else " full")
     return writing, text, status, notice, ask.query(pieces)
@@ -231,8 +231,9 @@ def build(page: gr.Blocks, models: list[Shelved]) -> None:
                 elem_id="temperature",
             )  # fmt: skip
             parts["length"] = gr.Slider(
-                MIN_RUN, MAX_RUN, PLAIN.max_new_tokens, step=10, label="Length", info="characters to write", elem_id="length"
-            )
+                MIN_RUN, MAX_RUN, PLAIN.max_new_tokens, step=10, label="Length", info="characters, or pieces of words, to write",
+                elem_id="length",
+            )  # fmt: skip
             with gr.Accordion("More", open=False, elem_id="more"):
                 vocabulary = max(len(m.lm.tokenizer) for m in models)
                 parts["top_k"] = gr.Slider(0, vocabulary, 0, step=1, label="Top-k", info="the k likeliest alone; 0 = off")

@@ -14,8 +14,8 @@ from gpt import Row, SamplingParams
 from ui.shelf import take
 
 MAX_PROMPT = 5_000  # characters that a visitor may send
-MAX_TEXT = 5_000  # characters that one text may grow to with Continue
-MIN_RUN, MAX_RUN = 50, 1_000  # characters that one press of a button writes
+MAX_TEXT = 5_000  # tokens that one text may grow to with Continue
+MIN_RUN, MAX_RUN = 50, 1_000  # tokens that one press of a button writes
 MAX_TEMPERATURE = 2
 
 # What a link may say, and how it is read.
@@ -42,14 +42,14 @@ class Ask:
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not isinstance(self.prompt, str):
             raise ValueError("The model's name and the prompt must both be text.")
-        take(self.model)
+        unit = take(self.model).lm.tokenizer.unit
         if len(self.prompt) > MAX_PROMPT:
             raise ValueError(f"This prompt has {len(self.prompt):,} characters; the page takes up to {MAX_PROMPT:,}.")
         if self.params.max_new_tokens > MAX_TEXT:
-            raise ValueError(f"The length is {self.params.max_new_tokens:,}; a text here has up to {MAX_TEXT:,} characters.")
+            raise ValueError(f"The length is {self.params.max_new_tokens:,}; a text here has up to {MAX_TEXT:,} {unit}s.")
         if self.params.temperature > MAX_TEMPERATURE:
             raise ValueError(f"The temperature is {self.params.temperature}; here it goes from 0 to {MAX_TEMPERATURE}.")
-        # Half of a character pair, and NUL, are no text to a shell or to JSON. No model knows them, nor what stands for them.
+        # Half of a character pair, and NUL, are no text to a shell or to JSON; what stands for them is, and few models know it.
         known = self.prompt.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
         object.__setattr__(self, "prompt", known)
         if self.params.seed is None:
@@ -153,7 +153,7 @@ class Writing:
             raise ValueError("This text is still being written; press Stop first.")
         self.busy = True
         try:
-            started, before = time.perf_counter(), len(self.pieces)
+            started, characters = time.perf_counter(), 0
             params = replace(self.ask.params, max_new_tokens=MAX_TEXT)
             row, self.row = self.row, None  # until the desk has given it back
             if row is None:
@@ -162,7 +162,8 @@ class Writing:
                 async for steps in batches:
                     self.pieces += [step.text for step in steps]
                     self.nats -= sum(step.logprob for step in steps)
-                    self.speed = (len(self.pieces) - before) / max(time.perf_counter() - started, 1e-6)
+                    characters += sum(len(step.text) for step in steps)
+                    self.speed = characters / max(time.perf_counter() - started, 1e-6)
                     yield
             self.row = None if self.forgotten else row
         finally:
