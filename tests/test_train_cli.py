@@ -298,7 +298,7 @@ def test_a_gpu_is_used_and_compiled_for_where_there_is_one(run, text_file, tmp_p
 
 @pytest.mark.parametrize(
     "options",
-    ["run", "run lstm --data x --out y", "run gpt --out y", "run gpt --data x --out y --steps 1 --minutes 1", "frob", ""],
+    ["run", "run rnn --data x --out y", "run gpt --out y", "run gpt --data x --out y --steps 1 --minutes 1", "frob", ""],
 )
 def test_a_usage_error_ends_with_two(run, options):
     status, _, err = run(*options.split())
