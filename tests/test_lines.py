@@ -64,6 +64,9 @@ def test_lines_are_padded_and_the_padding_is_no_target():
     assert inputs[0].tolist()[:3] == [0, 5, 6]
     assert inputs[2].tolist() == [0, 1, 2, 3]
     assert (inputs >= 0).all()
+    longer = padded(lines, 6)
+    assert longer[1].tolist() == [[*row, -1, -1] for row in targets.tolist()]
+    assert torch.equal(longer[0][:, :4], inputs)
 
 
 @pytest.fixture(params=["gpt", "lstm"])
@@ -112,6 +115,7 @@ def test_batches_of_lines_repeat_with_their_generator_and_hold_whole_lines():
     a, b = (batches.next(torch.Generator().manual_seed(4)) for batches in (one, other))
     assert torch.equal(a[0], b[0])
     assert torch.equal(a[1], b[1])
+    assert a[0].shape == (8, max(map(len, lines)) - 1)
     known = {tuple(line[1:].tolist()) for line in lines}
     assert {tuple(t for t in row.tolist() if t >= 0) for row in a[1]} <= known
 

@@ -131,7 +131,7 @@ def test_while_a_text_is_written_its_link_is_ready_and_a_second_one_cannot_be_st
     assert first.page.is_disabled("#continue")
     asked = dict(parse_qsl(first.query()))
     assert (asked["prompt"], asked["length"]) == ("HAMLET:", "300")
-    assert asked["seed"] == first.page.input_value("#seed input")
+    first.until(lambda: first.page.input_value("#seed input") == asked["seed"], "the seed of the text")
     first.page.click("#stop")
     first.until(lambda: first.page.is_enabled("#generate"), "the end of the text")
 

@@ -6,6 +6,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http.client import HTTPException
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from random import Random
 from urllib.error import HTTPError
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
@@ -182,21 +184,24 @@ def lines_of(ids: Tensor, end_id: int) -> list[Tensor]:
     return [ids[start : end + 1] for start, end in pairwise(ends)]
 
 
-def padded(lines: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Inputs and next tokens (B, T) of lines of different lengths.
+def padded(lines: Sequence[Tensor], length: int = 0) -> tuple[Tensor, Tensor]:
+    """Inputs and next tokens (B, T) of lines of different lengths, T that of the longest, or `length` if that is more.
 
     After the end of a line the next token is -1, which does not count; no position before it sees what stands there.
     """
     whole = pad_sequence(list(lines), batch_first=True, padding_value=-1)
+    whole = F.pad(whole, (0, max(0, length + 1 - whole.shape[1])), value=-1)
     return whole[:, :-1].clamp(min=0), whole[:, 1:]
 
 
 class LineBatches:
-    """Random batches of lines, padded. The generator of the next one is whichever was last given."""
+    """Random batches of lines, all padded to one length, so that they are compiled once. The generator of the next one is
+    whichever was last given."""
 
     def __init__(self, lines: list[Tensor], rows: int) -> None:
         self.lines, self.rows, self.generator = len(lines), rows, torch.Generator()
-        self.batches = iter(DataLoader(lines, batch_sampler=self, collate_fn=padded))  # type: ignore[arg-type]
+        pad = partial(padded, length=max(map(len, lines)) - 1)
+        self.batches = iter(DataLoader(lines, batch_sampler=self, collate_fn=pad))  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[list[int]]:
         while True:
