@@ -40,7 +40,7 @@ SMOOTHING = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # the k that are tri
 
 @dataclass(frozen=True)
 class Texts:
-    """A text ready to learn from: ids of the training part and of the held-out part, both (N,), in the tokenizer asked."""
+    """A text ready to learn from: ids of the training part and of the held-out part, both (N,), by the tokenizer `asked` for."""
 
     tokenizer: Tokenizer
     train: Tensor
@@ -183,12 +183,8 @@ def learn(
 
     trainer = Trainer(model, optimizers, batch, evaluate, sample, budget, seed, low_precision, compile, processes)
     vocabulary = hashlib.sha256(texts.tokenizer.files()["tokenizer.json"].encode()).hexdigest()
-    identity = {
-        "data": data.sha256,
-        "tokenizer": texts.asked,
-        "vocabulary": vocabulary,
-        **settings,
-    }  # what a resumed run must share with the one it continues
+    # What a resumed run must share with the one it continues.
+    identity = {"data": data.sha256, "tokenizer": texts.asked, "vocabulary": vocabulary, **settings}
     progress: dict[str, Any] = {"started": _now(), "curve": []}
 
     def save_resume() -> None:
@@ -241,7 +237,7 @@ def _write_folder(
     """Write the weights and all that is known of them. Every figure elsewhere is read from training.json."""
     save(out, model, texts.tokenizer)
     lm = load(out)  # as anybody else will open it
-    characters = Texts.of(data, 1)  # whatever the tokens are, these baselines are the same
+    characters = texts if texts.asked == "char" else Texts.of(data, 1)  # whatever the tokens are, these baselines are the same
     baseline, _ = counted_bigram(characters)
     params = SamplingParams(seed=run["seed"])
     written = lm.generate(data.prompt, params)
