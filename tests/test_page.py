@@ -235,6 +235,20 @@ def test_an_unseen_character_is_reported_and_left_out(visit):
 
 
 @pytest.mark.browser
+def test_a_model_of_pieces_of_words_takes_any_prompt_and_its_length_counts_tokens(visit):
+    first = visit()
+    first.page.click("#models input[value='bpe-shakespeare']")
+    first.page.fill("#length input[type=number]", "100")
+    first.generate("JULIÉT 👍🏽:")
+    text = first.done()
+    seed = int(re.search(r"seed (\d+)", first.status)[1])
+    params = SamplingParams(max_new_tokens=100, seed=seed)
+    assert text == take("bpe-shakespeare").lm.generate("JULIÉT 👍🏽:", params).text
+    assert dict(parse_qsl(first.query()))["length"] == "100"
+    assert first.page.locator("#notice p, #text .prompt s").count() == 0
+
+
+@pytest.mark.browser
 def test_a_prompt_longer_than_the_window_is_read_and_explained(visit):
     first = visit()
     first.generate("To be, or not to be. " * 30)

@@ -53,7 +53,7 @@ def mix(
     rehearsal = replace(data, text=data.parts[0], sha256=hashlib.sha256(data.parts[0].encode()).hexdigest())
     texts = Texts.of(rehearsal, 1, tokenizer)
     models: list[CausalModel] = []
-    how: dict[str, Any] = {"characters": len(texts.held_out) - 1}
+    how: dict[str, Any] = {"characters": len(texts.spelled)}
     for i, (_, facts) in enumerate(parts, start=1):
         if facts["kind"] == "bigram":
             models.append(counted_bigram(texts)[0])
@@ -63,7 +63,7 @@ def mix(
         else:
             folder = out.with_name(f"{out.name}-rehearsal-{i}")
             settings = {"recipe": asdict(recipe), "budget": {n: v for n, v in asdict(budget).items() if v is not None}}
-            if not (resume and _is_done(folder, {"seed": seed, **settings}, rehearsal)):
+            if not (resume and _is_done(folder, {"seed": seed, "tokenizer": tokenizer, **settings}, rehearsal)):
                 go_on = resume and (folder / RESUME).exists()
                 options = {"resume": go_on, "device": device, "compile": compile, "tokenizer": tokenizer}
                 yield from learn(facts["kind"], recipe, rehearsal, folder, budget, seed, command, **options)

@@ -44,8 +44,8 @@ SMOOTHING = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # the k that are tri
 
 @dataclass(frozen=True)
 class Texts:
-    """A text ready to learn from: ids of the training part and of the held-out part, both (N,), in the tokenizer asked; and
-    what ends a line, if each is a text of its own."""
+    """A text ready to learn from: ids of the training part and of the held-out part, both (N,), by the tokenizer `asked`
+    for; and what ends a line, if each is a text of its own."""
 
     tokenizer: Tokenizer
     train: Tensor
@@ -263,7 +263,7 @@ def _write_folder(
     """Write the weights and all that is known of them. Every figure elsewhere is read from training.json."""
     save(out, copy.deepcopy(model).half() if run["kind"] in HALVED else model, texts.tokenizer)
     lm = load(out)  # as anybody else will open it
-    characters = Texts.of(data, 1)  # whatever the tokens are, these baselines are the same
+    characters = texts if texts.asked == "char" else Texts.of(data, 1)  # whatever the tokens are, these baselines are the same
     baseline, _ = counted_bigram(characters)
     params = SamplingParams(seed=run["seed"])
     written = lm.generate(data.prompt, params)
