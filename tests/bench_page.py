@@ -112,12 +112,15 @@ def main() -> None:
             first, whole = (sorted(side) for side in zip(*times, strict=True))
             rounds.append({"first character, median": statistics.median(first), "first character, last": first[-1]})
             rounds[-1] |= {"all done": whole[-1], **alone(args.visitors, args.length)}
+    here, started = machine(), datetime.now(UTC).isoformat(timespec="seconds")
+    command = " ".join(["python", "tests/bench_page.py", *sys.argv[1:]])
+    print(f"{command}, {started}; {here['processor']}, {here['cores']} cores; medians of {args.rounds} rounds")
     medians = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
     for name, seconds in medians.items():
         print(f"{seconds:8.2f} s  {name}")
     for name in ("one after another", "one batch"):
         print(f"{medians['all done'] / medians[name]:8.2f}    all done / {name}")
-    facts = {"command": " ".join(sys.argv), "started": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine()}
+    facts = {"command": command, "started": started, "machine": here}
     Path("bench_page.json").write_text(json.dumps(facts | {"seconds": medians, "rounds": rounds}, indent=1) + "\n")
 
 
