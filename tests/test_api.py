@@ -15,7 +15,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from gpt import SamplingParams
 from gpt.checkpoint import names
-from ui.shelf import take
+from ui.shelf import shelf, take
 
 
 def test_the_api_has_three_clean_endpoints(address):
@@ -86,7 +86,7 @@ def test_what_cannot_be_scored_is_a_sentence(address, text, sentence):
 def test_the_models_are_listed_with_their_sizes(address):
     models = Client(address, verbose=False).predict(api_name="/list-models")
     assert {model["id"] for model in models} == set(names())
-    assert [m["bits_per_character"] for m in models] == sorted((m["bits_per_character"] for m in models), reverse=True)
+    assert [model["id"] for model in models] == [shelved.id for shelved in shelf()]
     for model in models:
         lm, facts = take(model["id"]).lm, take(model["id"]).facts
         assert (model["parameters"], model["window"], model["vocabulary"]) == (lm.parameters, lm.window, len(lm.tokenizer))

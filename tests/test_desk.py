@@ -6,6 +6,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from loops import run
 
 from gpt import LanguageModel, SamplingParams
 from ui.desk import Desk
@@ -30,7 +31,7 @@ def test_a_text_is_the_same_alone_and_in_company_that_comes_and_goes():
         desk = Desk(LM)
         return await asyncio.gather(*(write(desk, params, wait=i * 0.01) for i, params in enumerate(settings)))
 
-    assert ["".join(text) for text in asyncio.run(crowd())] == alone
+    assert ["".join(text) for text in run(crowd())] == alone
 
 
 def together(desk, tokens, monkeypatch):
@@ -51,7 +52,7 @@ def together(desk, tokens, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(LanguageModel, "step", held)
-        texts = asyncio.run(crowd())
+        texts = run(crowd())
     return sizes[1:], texts  # the first step is the first visitor's alone
 
 
@@ -73,13 +74,13 @@ def test_a_newcomer_need_not_wait_for_long_texts(slow):
         desk = Desk(LM)
         await asyncio.gather(*(visit(desk, "long", 60, 0) for _ in range(8)), visit(desk, "short", 3, 0.2))
 
-    asyncio.run(crowd())
+    run(crowd())
     assert ended[0] == "short"
 
 
 def test_the_first_character_comes_at_once_and_then_many_together(monkeypatch):
     monkeypatch.setattr("ui.desk.UPDATE", 600.0)
-    assert [len(text) for text in asyncio.run(write(Desk(LM), SamplingParams(seed=1), 100))] == [1, 99]
+    assert [len(text) for text in run(write(Desk(LM), SamplingParams(seed=1), 100))] == [1, 99]
 
 
 def test_pages_are_updated_less_often_in_a_crowd(monkeypatch):
@@ -93,11 +94,11 @@ def test_pages_are_updated_less_often_in_a_crowd(monkeypatch):
 
 
 def test_no_tokens_are_no_text():
-    assert asyncio.run(write(Desk(LM), SamplingParams(seed=1), 0)) == []
+    assert run(write(Desk(LM), SamplingParams(seed=1), 0)) == []
 
 
 def test_a_stop_keeps_every_character_that_was_drawn(slow):
-    async def run():
+    async def text():
         desk, stopping = Desk(LM), threading.Event()
         row, steps = LM.open("ROMEO:", SamplingParams(seed=3)), []
         async for some in desk.write(row, 1000, stopping):
@@ -110,7 +111,7 @@ def test_a_stop_keeps_every_character_that_was_drawn(slow):
             steps += some
         return "".join(step.text for step in steps)
 
-    assert asyncio.run(run()) == LM.generate("ROMEO:", SamplingParams(seed=3, max_new_tokens=100)).text
+    assert run(text()) == LM.generate("ROMEO:", SamplingParams(seed=3, max_new_tokens=100)).text
 
 
 def test_whoever_leaves_leaves_the_desk_and_the_others_go_on(slow):
@@ -124,7 +125,7 @@ def test_whoever_leaves_leaves_the_desk_and_the_others_go_on(slow):
     async def both():
         return (await asyncio.gather(leave(), write(desk, SamplingParams(seed=2), 20)))[1]
 
-    assert "".join(asyncio.run(both())) == LM.generate("ROMEO:", SamplingParams(seed=2, max_new_tokens=20)).text
+    assert "".join(run(both())) == LM.generate("ROMEO:", SamplingParams(seed=2, max_new_tokens=20)).text
     deadline = time.monotonic() + 60
     while desk.seats:
         assert time.monotonic() < deadline
@@ -139,8 +140,8 @@ def test_who_leaves_with_their_event_loop_does_no_harm(slow):
         await anext(running)
         return running  # nobody closes it before the loop ends
 
-    left = asyncio.run(vanish())
-    assert "".join(asyncio.run(write(desk, SamplingParams(seed=2), 20)))
+    left = run(vanish())
+    assert "".join(run(write(desk, SamplingParams(seed=2), 20)))
     del left
 
 
@@ -155,8 +156,8 @@ def test_a_fault_reaches_all_who_wait_and_the_desk_works_on(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(LanguageModel, "step", broken)
-        assert [str(error) for error in asyncio.run(crowd())] == ["there is no memory for a step"] * 2
-    assert len("".join(asyncio.run(write(desk, SamplingParams(seed=1), 40)))) == 40
+        assert [str(error) for error in run(crowd())] == ["there is no memory for a step"] * 2
+    assert len("".join(run(write(desk, SamplingParams(seed=1), 40)))) == 40
 
 
 @pytest.mark.parametrize("texts", [1, 3])
@@ -169,4 +170,4 @@ def test_a_row_that_the_model_cannot_go_on_with_is_told(texts):
             row.token = 10**6
         return await asyncio.gather(*(anext(desk.write(row, 5, threading.Event())) for row in rows), return_exceptions=True)
 
-    assert all(isinstance(error, IndexError) for error in asyncio.run(crowd()))
+    assert all(isinstance(error, IndexError) for error in run(crowd()))

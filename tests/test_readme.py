@@ -14,7 +14,7 @@ import pytest
 from browser import free_port
 
 from gpt import SamplingParams, load
-from train.card import unit
+from train.card import sees
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,7 +34,7 @@ def test_the_table_of_models_is_that_of_the_training_runs():
     expected = [
         (
             name,
-            "1 character" if facts["window"] == 1 else f"the last {facts['window']} {unit(facts)}s",
+            sees(facts),
             f"{facts['parameters']:,}",
             f"{facts['held_out']['bits_per_character'] * math.log(2):.4f}",
             f"{facts['held_out']['bits_per_character']:.4f}",

@@ -1,6 +1,5 @@
 """What a visitor asks for, its limits, and the link that shows the same text again."""
 
-import asyncio
 import math
 import re
 import time
@@ -9,6 +8,7 @@ from types import SimpleNamespace
 from urllib.parse import parse_qsl
 
 import pytest
+from loops import run
 
 from gpt import SamplingParams
 from ui.shelf import Shelved, default, shelf, take
@@ -80,10 +80,10 @@ def test_a_length_out_of_bounds_is_a_sentence(length):
 def write(writing, tokens):
     """Write on; how long the text was each time that it was shown."""
 
-    async def run():
+    async def go():
         return [len(writing.pieces) async for _ in writing.write(tokens)]
 
-    return asyncio.run(run())
+    return run(go())
 
 
 def test_going_on_gives_what_one_long_run_gives():
@@ -104,11 +104,11 @@ def test_a_text_ends_at_its_bound():
 def test_writing_stops_when_it_is_asked_to_and_can_go_on(slow):
     writing = Writing(ASK)
 
-    async def run():
+    async def go():
         async for _ in writing.write(MAX_TEXT):
             writing.stop()
 
-    asyncio.run(run())
+    run(go())
     stopped = len(writing.pieces)
     assert 0 < stopped < 20
     write(writing, 80 - stopped)
@@ -166,12 +166,12 @@ def test_speed_and_bits_are_those_of_characters_whatever_the_tokens_are(monkeypa
 def test_one_text_is_not_written_twice_at_a_time_and_is_free_again_afterwards():
     writing = Writing(ASK)
 
-    async def run():
+    async def go():
         async for _ in writing.write(50):
             with pytest.raises(ValueError, match="still being written"):
                 await anext(writing.write(50))
 
-    asyncio.run(run())
+    run(go())
     write(writing, 50)
     assert len(writing.pieces) == 100
 
@@ -184,7 +184,7 @@ def test_a_visitor_who_leaves_in_the_middle_frees_everything(slow):
         await anext(running)
         await running.aclose()
 
-    asyncio.run(leave())
+    run(leave())
     assert (writing.busy, writing.row, writing.can_go_on) == (False, None, False)
     while writing.desk.seats:
         time.sleep(0.01)
@@ -203,7 +203,7 @@ def test_a_visitor_who_leaves_later_frees_everything_too(slow):
             writing.forget()
 
     writing = Writing(ASK)
-    asyncio.run(leave())
+    run(leave())
     assert len(writing.pieces) < 20
     assert (writing.row, writing.can_go_on) == (None, False)
 
@@ -216,10 +216,13 @@ def test_the_sheet_escapes_every_character():
     assert "<s>b</s>" in html
 
 
-def test_the_shelf_goes_from_the_worst_to_the_best():
+def test_the_shelf_goes_from_the_worst_to_the_best_of_each_text():
     models = shelf()
-    bits = [m.facts["held_out"]["bits_per_character"] for m in models]
-    assert bits == sorted(bits, reverse=True)
+    texts = [m.facts["data"]["name"] for m in models]
+    assert list(dict.fromkeys(texts)) == ["shakespeare", "names"]
+    for text in ("shakespeare", "names"):
+        bits = [m.facts["held_out"]["bits_per_character"] for m, of in zip(models, texts, strict=True) if of == text]
+        assert bits == sorted(bits, reverse=True)
     assert models[0].label.startswith("bigram-shakespeare\nsees 1 character · 4,225 parameters · ")
     assert default() is take("gpt-shakespeare")
 

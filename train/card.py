@@ -28,6 +28,15 @@ def unit(facts: dict[str, Any]) -> str:
     return "character" if facts["tokenizer"] == "char" else "token"
 
 
+def sees(facts: dict[str, Any]) -> str:
+    """What the model looks at when it writes a token."""
+    if facts["window"] == 1:
+        return f"the last {unit(facts)}"
+    if "lines" in facts["data"]:
+        return "the line so far"
+    return "all before it" if facts["window"] == ENDLESS else f"the last {facts['window']} {unit(facts)}s"
+
+
 def card(facts: dict[str, Any], name: str) -> str:
     """The README.md of a weights folder: front matter for the Hub, then what the model is, knows and costs."""
     data, held_out, sample = facts["data"], facts["held_out"], facts["sample"]
@@ -60,12 +69,7 @@ def card(facts: dict[str, Any], name: str) -> str:
     if facts["kind"] == "bigram" and one == "character":
         del bits["counting pairs of characters (bigram)"]  # that is this model
     rows = "\n".join(f"| {what} | {each * math.log(2):.4f} | {each:.4f} |" for what, each in bits.items())
-    sees = f"the last {one}" if facts["window"] == 1 else f"the last {facts['window']} {one}s"
-    if facts["window"] == ENDLESS:
-        sees = "all before it"
     lines = data.get("lines")
-    if lines and facts["window"] > 1:
-        sees = "the line so far"
     part = f"a tenth of {lines:,} lines, each with its end" if lines else "the last tenth of the text"
     bounded = ", by the importance-weighted bound" if facts["kind"] == "vae" else ""
     writes = "one character" if one == "character" else f"one of {facts['vocabulary']:,} tokens ({facts['tokenizer']})"
@@ -91,7 +95,7 @@ pipeline("text-generation", "{name}")({sample["prompt"] or START!r}, max_new_tok
 # {name}
 
 {KINDS[facts["kind"]].format(unit=one)}, which writes {writes} at a time. It has {facts["parameters"]:,} parameters, sees
-{sees}, and learned from {data["name"]}{licence}.
+{sees(facts)}, and learned from {data["name"]}{licence}.
 
 | held out: {part}, {held_out["tokens"]:,} {one}s{bounded} | nats a character | bits a character |
 |---|---|---|

@@ -56,7 +56,7 @@ def score(model: str, text: str) -> dict[str, Any]:
 
 
 def list_models() -> list[dict[str, Any]]:
-    """The models that are open here, the simplest first: their id, size, and how many tokens back they see."""
+    """The models that are open here, of each text the best last: their id, size, and how many tokens back they see."""
     models = [take(id) for _, id in choices()]
     return [
         {"id": m.id, "parameters": m.lm.parameters, "window": m.lm.window, "vocabulary": len(m.lm.tokenizer), **_quality(m)}
