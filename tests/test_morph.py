@@ -29,7 +29,7 @@ def test_the_slider_points_at_a_line(way, at):
 
 
 def test_a_line_comes_back_with_its_neighbours():
-    html = on_return("vae-names", "emma", 0.6)
+    html = on_return("vae-names", "emma", 1.5)
     assert "It comes back as emma. Around it:" in html
     assert "emma" not in listed(html)
     assert len(listed(html)) > 3
@@ -68,7 +68,7 @@ def test_what_is_no_line_is_a_sentence(line, said):
 
 def test_other_nonsense_is_a_sentence():
     assert "The way goes from 0 to 1." in on_morph("vae-names", "a", "b", 1.5)
-    assert "The distance goes from 0.3 to 1.2." in on_return("vae-names", "a", 100)
+    assert "The distance goes from 0.4 to 2.0." in on_return("vae-names", "a", 100)
     for html in (on_draw("gpt-shakespeare"), on_morph("gpt-shakespeare", "a", "b", 0), on_return("gpt-shakespeare", "a", 0.6)):
         assert "gpt-shakespeare has no space of lines; pick one of vae-names" in html
     assert "There is no model called &#x27;&lt;i&gt;&#x27; here" in on_draw("<i>")

@@ -16,7 +16,7 @@ MAX_LINE = 60  # characters that a visitor may send
 STEPS = 9  # lines from one end to the other, both of them among them
 DRAWN = 24  # new lines at once
 AROUND = 12
-NEAR, FAR = 0.3, 1.2  # standard deviations from a point
+NEAR, FAR = 0.4, 2.0  # standard deviations from a point
 ENDS = {"names": ("emma", "oliver"), "shakespeare": ("To be, or not to be", "What is the matter?")}
 LIKELIEST = SamplingParams(temperature=0, max_new_tokens=MAX_LINE)
 ABOUT = (
@@ -117,7 +117,7 @@ def build(tab: gr.Tab, models: list[Shelved]) -> None:
                 gr.HTML("<h2>There and back</h2>")
                 line = gr.Textbox(ends[0], label="Line", max_lines=1, max_length=MAX_LINE, elem_id="line")
                 info = "how far around it to look"
-                distance = gr.Slider(NEAR, FAR, 0.6, step=0.1, label="Distance", info=info, elem_id="distance")
+                distance = gr.Slider(NEAR, FAR, 1.0, step=0.1, label="Distance", info=info, elem_id="distance")
                 look = gr.Button("Look around", elem_id="look")
                 around = gr.HTML("", elem_id="around")
             with gr.Column(min_width=300):
