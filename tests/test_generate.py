@@ -169,7 +169,7 @@ class Scripted(CausalModel):
 
     def __init__(self, script, vocab_size):
         super().__init__()
-        self.script, self.vocab_size, self.window = script, vocab_size, 1
+        self.script, self.vocab_size, self.window, self.config = script, vocab_size, 1, BigramConfig(vocab_size)
 
     def forward(self, ids, state=None):
         logits = torch.full((*ids.shape, self.vocab_size), -20.0)

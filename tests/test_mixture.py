@@ -117,7 +117,7 @@ def test_every_other_model_can_be_a_part():
         ({"weight": True}, "weight is True"),
         ({"parts": None}, "parts must be the configs of two models"),
         ({"parts": []}, "parts must be the configs of two models"),
-        ({"parts": [1, 2]}, "a part is of the kind 'None'; it can be bigram, ngram, qwen3"),
+        ({"parts": [1, 2]}, "a part is of the kind 'None'; it can be bigram, ngram, lstm, vae, qwen3"),
         ({"parts": [{"model_type": "mixture"}] * 2}, "a part is of the kind 'mixture'; it can be bigram"),
         ({"parts": [{"model_type": ["x"]}] * 2}, r"a part is of the kind \"\['x'\]\""),
         ({"parts": [{"model_type": "bigram"}] * 2}, "vocab_size is None"),

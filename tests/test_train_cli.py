@@ -335,7 +335,7 @@ def test_help_names_every_source_and_default(run):
 def test_ctrl_c_while_the_text_is_fetched_ends_with_130(run, text_file, tmp_path, monkeypatch):
     run("run", "bigram", "--data", text_file, "--out", tmp_path / "bigram")
 
-    def interrupted(_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("train.data.read", interrupted)

@@ -259,11 +259,11 @@ def test_the_check_by_hand():
 
 
 def test_a_line_that_comes_back_is_counted_and_what_is_new_too(lm):
-    held = DATA.parts[1][1:-1].split("\n")
+    train, held = (part[1:-1].split("\n") for part in DATA.parts)
 
     def decode_all(points, params):
         """The first held-out line from all their points; and of those drawn, one in four is new."""
-        return ([held[0]] if params.temperature == 0 else ["new", "", held[0], "m" * 16]) * len(points)
+        return ([held[0]] if params.temperature == 0 else ["new", "", train[0], "m" * 16]) * len(points)
 
     lm.decode_all = lambda points, params: decode_all(points, params)[: len(points)]
     use = use_of_latent(lm, DATA, TEXTS.held_out)

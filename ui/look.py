@@ -91,7 +91,7 @@ footer .divider {{ display: none; }}
   border-radius: 999px; }}
 #chips button {{ font-family: {BOOK}; }}
 #buttons button {{ flex: 1 1 0; min-width: 84px; min-height: 44px; padding: 8px 4px; }}
-#models .wrap {{ gap: 8px; }}
+#models .wrap {{ gap: 8px; flex-wrap: nowrap; flex-direction: column; max-height: 31.5rem; overflow-y: auto; padding: 2px; }}
 #models label {{ box-shadow: none; align-items: flex-start; width: 100%; padding: 10px 12px; }}
 #models label span {{ white-space: pre-line; font-size: 0.86rem; line-height: 1.45; color: var(--body-text-color-subdued); }}
 #models label span::first-line {{ font-size: 1rem; font-weight: 600; color: var(--body-text-color); }}
