@@ -64,18 +64,19 @@ def test_all_texts_are_written_together(monkeypatch):
 
 
 def test_a_newcomer_need_not_wait_for_long_texts(slow):
-    ended = []
-
-    async def visit(desk, name, tokens, wait):
-        await write(desk, SamplingParams(seed=1), tokens, wait=wait)
-        ended.append(name)
-
     async def crowd():
         desk = Desk(LM)
-        await asyncio.gather(*(visit(desk, "long", 60, 0) for _ in range(8)), visit(desk, "short", 3, 0.2))
+        long = [asyncio.create_task(write(desk, SamplingParams(seed=seed), 1_000_000)) for seed in range(8)]
+        while len(desk.seats) < len(long):
+            await asyncio.sleep(0.01)
+        text = "".join(await write(desk, SamplingParams(seed=9), 3))
+        assert not any(task.done() for task in long)
+        for task in long:
+            task.cancel()
+        await asyncio.gather(*long, return_exceptions=True)
+        return text
 
-    run(crowd())
-    assert ended[0] == "short"
+    assert run(crowd()) == LM.generate("ROMEO:", SamplingParams(seed=9, max_new_tokens=3)).text
 
 
 def test_the_first_character_comes_at_once_and_then_many_together(monkeypatch):
@@ -101,17 +102,17 @@ def test_a_stop_keeps_every_character_that_was_drawn(slow):
     async def text():
         desk, stopping = Desk(LM), threading.Event()
         row, steps = LM.open("ROMEO:", SamplingParams(seed=3)), []
-        async for some in desk.write(row, 1000, stopping):
+        async for some in desk.write(row, 1_000_000, stopping):
             steps += some
             if len(steps) > 5:
                 stopping.set()
         stopping.clear()
-        assert len(steps) < 100
-        async for some in desk.write(row, 100 - len(steps), stopping):
+        async for some in desk.write(row, 20, stopping):
             steps += some
         return "".join(step.text for step in steps)
 
-    assert run(text()) == LM.generate("ROMEO:", SamplingParams(seed=3, max_new_tokens=100)).text
+    written = run(text())
+    assert written == LM.generate("ROMEO:", SamplingParams(seed=3, max_new_tokens=len(written))).text
 
 
 def test_whoever_leaves_leaves_the_desk_and_the_others_go_on(slow):

@@ -57,8 +57,8 @@ def check_logits(lm, hf, length):
             logits, state = lm.model(piece, state)
             same(logits, expected)
             if len(pieces) == length or i == 0:  # a text in pieces is our own affair: there it is covered one by one
-                out = hf(piece, past_key_values=cache, use_cache=True)
-                cache = out.past_key_values
+                out = hf(piece, cache=cache, use_cache=True)
+                cache = out.cache
                 same(logits, out.logits)
 
 
