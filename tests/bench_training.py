@@ -28,6 +28,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from gpt import BigramConfig  # noqa: E402
 from train import data as texts  # noqa: E402
 from train.evaluate import held_out  # noqa: E402
 from train.run import Texts, machine  # noqa: E402
@@ -56,6 +57,7 @@ class NanoGPT(nn.Module):
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
+        self.config = BigramConfig(vocabulary)  # held_out asks it how many tokens there are, and whether they end lines
         self.tokens, self.positions = nn.Embedding(vocabulary, WIDTH), nn.Embedding(CONTEXT, WIDTH)
         self.blocks, self.norm = nn.Sequential(*(Block() for _ in range(LAYERS))), nn.LayerNorm(WIDTH, bias=False)
         for name, p in self.named_parameters():
