@@ -32,7 +32,7 @@ LAUNCH: dict[str, Any] = {
     "run_history": False,  # nothing of a visitor is kept, in their browser either
     "max_file_size": 1,  # byte: there is nothing to upload here
     "state_session_capacity": 64,  # texts that can be continued, about 3 MB each; a forgotten one is written again
-    "max_threads": 64,  # one for each text that is written, and some for what is quick
+    "max_threads": 64,  # for what is not written at a desk: links, models from the Hub, the tab Morph
     "ssr_mode": False,
     "app_kwargs": server(),
 }

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpt.model import CausalModel, end_token
+from gpt.model import CausalModel, end_token, fields_from, whole_number
 
 LARGEST = 2**14  # tokens; the table has their square
 
@@ -23,8 +23,7 @@ class BigramConfig:
     eos_token_id: int | None = None
 
     def __post_init__(self) -> None:
-        if type(self.vocab_size) is not int or not 0 < self.vocab_size <= LARGEST:
-            raise ValueError(f"vocab_size is {self.vocab_size!r}; it must be a whole number above 0 and at most {LARGEST:,}")
+        whole_number("vocab_size", self.vocab_size, LARGEST)
         end_token(self.eos_token_id, self.vocab_size)
 
     def to_json(self) -> dict[str, Any]:
@@ -33,7 +32,7 @@ class BigramConfig:
     @classmethod
     def from_json(cls, config: dict[str, Any]) -> "BigramConfig":
         """The inverse of `to_json`. Raises ValueError if vocab_size is missing or out of range."""
-        return cls(config.get("vocab_size"), config.get("eos_token_id"))  # type: ignore[arg-type]
+        return cls(**fields_from(cls, config))
 
 
 class Bigram(CausalModel):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpt.model import ENDLESS, CausalModel, end_token
+from gpt.model import ENDLESS, CausalModel, end_token, fields_from, whole_number
 
 LARGEST = {"vocab_size": 2**18, "hidden_size": 2**14, "num_hidden_layers": 64}
 
@@ -27,9 +27,7 @@ class LSTMConfig:
 
     def __post_init__(self) -> None:
         for name, most in LARGEST.items():
-            value = getattr(self, name)
-            if type(value) is not int or not 0 < value <= most:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number above 0 and at most {most:,}")
+            whole_number(name, getattr(self, name), most)
         end_token(self.eos_token_id, self.vocab_size)
 
     def to_json(self) -> dict[str, Any]:
@@ -38,8 +36,7 @@ class LSTMConfig:
     @classmethod
     def from_json(cls, config: dict[str, Any]) -> "LSTMConfig":
         """The inverse of `to_json`. Raises ValueError if a size is missing or out of range."""
-        sizes: dict[str, Any] = {name: config.get(name) for name in cls.__dataclass_fields__}
-        return cls(**sizes)
+        return cls(**fields_from(cls, config))
 
 
 class Memory:

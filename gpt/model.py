@@ -21,6 +21,17 @@ class Config(Protocol):
     def to_json(self) -> dict[str, Any]: ...
 
 
+def fields_from(config_class: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """What a config.json says of each field of a config; None where it says nothing, which the config then refuses."""
+    return {name: config.get(name) for name in config_class.__dataclass_fields__}
+
+
+def whole_number(name: str, value: Any, most: int) -> None:
+    """Raises ValueError for a size that is none."""
+    if type(value) is not int or not 0 < value <= most:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number above 0 and at most {most:,}")
+
+
 def end_token(value: Any, vocab_size: int) -> int | None:
     """An eos_token_id as a config.json has it. Raises ValueError if it is none."""
     if value is not None and (type(value) is not int or not 0 <= value < vocab_size):

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt.model import CausalModel, end_token
+from gpt.model import CausalModel, end_token, fields_from
 
 LONGEST = 8  # the highest order: a million characters hold too few sequences of 9 twice
 LARGEST = 2**26  # sequences of one order
@@ -57,8 +57,7 @@ class NGramConfig:
     @classmethod
     def from_json(cls, config: dict[str, Any]) -> "NGramConfig":
         """The inverse of `to_json`. Raises ValueError if a size is missing or out of range."""
-        sizes: dict[str, Any] = {name: config.get(name) for name in cls.__dataclass_fields__}
-        return cls(**sizes)
+        return cls(**fields_from(cls, config))
 
 
 def first_code(vocab_size: int, n: int) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from gpt.lstm import Memory
-from gpt.model import ENDLESS, CausalModel, end_token
+from gpt.model import ENDLESS, CausalModel, end_token, fields_from, whole_number
 
 LARGEST = {"vocab_size": 2**18, "hidden_size": 2**14, "embedding_size": 2**14, "latent_size": 2**10}
 
@@ -32,9 +32,7 @@ class VAEConfig:
 
     def __post_init__(self) -> None:
         for name, most in LARGEST.items():
-            value = getattr(self, name)
-            if type(value) is not int or not 0 < value <= most:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number above 0 and at most {most:,}")
+            whole_number(name, getattr(self, name), most)
         if end_token(self.eos_token_id, self.vocab_size) is None:
             raise ValueError("eos_token_id is null; a VAE is of lines, which end")
 
@@ -44,8 +42,7 @@ class VAEConfig:
     @classmethod
     def from_json(cls, config: dict[str, Any]) -> "VAEConfig":
         """The inverse of `to_json`. Raises ValueError if a size is missing or out of range."""
-        sizes: dict[str, Any] = {name: config.get(name) for name in cls.__dataclass_fields__}
-        return cls(**sizes)
+        return cls(**fields_from(cls, config))
 
 
 class Course:

@@ -11,6 +11,17 @@ from gpt import GPT, LSTM, VAE, Bigram, BigramConfig, GPTConfig, LSTMConfig, VAE
 from train.optim import Muon
 
 
+def _at_least_one(recipe: object, *names: str) -> None:
+    for name in names:
+        if getattr(recipe, name) < 1:
+            raise ValueError(f"{name} is {getattr(recipe, name)}; it must be 1 or more")
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} is {value}; it must be from 0 to below 1")
+
+
 @dataclass(frozen=True)
 class GPTRecipe:
     """Sizes and rates of a GPT run. `context` is also the sliding window of the model."""
@@ -26,13 +37,10 @@ class GPTRecipe:
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "context"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        _at_least_one(self, "layers", "width", "context")
         if self.width % self.head_size:
             raise ValueError(f"a width of {self.width} does not divide into heads of {self.head_size}; take a multiple")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; it must be from 0 to below 1")
+        _share("dropout", self.dropout)
 
     @classmethod
     def for_minutes(cls, minutes: float) -> "GPTRecipe":
@@ -114,11 +122,8 @@ class LSTMRecipe:
     adam_rate: float = 4e-3
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "context"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; it must be from 0 to below 1")
+        _at_least_one(self, "layers", "width", "context")
+        _share("dropout", self.dropout)
 
     @classmethod
     def for_minutes(cls, minutes: float) -> "LSTMRecipe":
@@ -151,9 +156,7 @@ class VAERecipe:
     word_dropout: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("width", "context"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        _at_least_one(self, "width", "context")
 
     @classmethod
     def for_minutes(cls, minutes: float) -> "VAERecipe":

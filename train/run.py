@@ -243,10 +243,10 @@ def learn(
                 save_resume()
                 saved_at = time.perf_counter()
             if isinstance(event, Done) and processes.is_first:
-                if kind in HALVED:  # what is stored is measured
-                    more = {"held_out": asdict(held_out(load(out).model, texts.held_out, reading(model), texts.spelled))}
                 if kind == "vae":
                     more = measured(out, data, texts.held_out, texts.spelled)
+                elif kind in HALVED:  # what is stored is measured
+                    more = {"held_out": asdict(held_out(load(out).model, texts.held_out, reading(model), texts.spelled))}
                 _finish(out, event, progress["curve"], more)
             yield event
         if "latent" in more:
