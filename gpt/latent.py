@@ -53,9 +53,10 @@ class LatentModel(LanguageModel):
         left = [i for i, row in enumerate(rows) if row.left]
         while left:
             steps = dict(zip(left, self.step([rows[i] for i in left]), strict=True))
-            left = [i for i, step in steps.items() if step.token_id != self.end_id and rows[i].left]
+            left = [i for i, step in steps.items() if step.token_id != self.end_id]
             for i in left:
                 texts[i] += steps[i].text
+            left = [i for i in left if rows[i].left]
         return texts
 
     def interpolate(self, a: str, b: str, steps: int) -> list[str]:

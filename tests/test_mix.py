@@ -3,16 +3,17 @@ import math
 
 import pytest
 import torch
+from test_lines import DATA as ITEMS
 
-from gpt import CheckpointError, load
+from gpt import GPT, LSTM, CheckpointError, load
 from gpt.checkpoint import save
 from train.card import card
 from train.count import counted_ngram
 from train.data import Data
 from train.evaluate import WINDOW, costs, held_out
 from train.mix import fit_weight, mix
-from train.recipe import GPTRecipe
-from train.run import RESUME, Texts, count
+from train.recipe import GPTRecipe, LSTMRecipe
+from train.run import RESUME, Texts, count, learn
 from train.trainer import Budget, Done, Losses, Step
 
 TINY = GPTRecipe(layers=1, width=32, context=16, batch_tokens=64)
@@ -65,7 +66,7 @@ def parts(data, train_tiny, tmp_path_factory):
 
 
 def start(data, out, parts, names=("gpt", "ngram"), **options):
-    options = {"recipe": TINY, "budget": BUDGET, "seed": 5} | options
+    options = {"recipe_of": lambda kind: TINY, "budget": BUDGET, "seed": 5} | options
     return mix(data, out, [parts.get(name, name) for name in names], command="a test", **options)
 
 
@@ -152,7 +153,54 @@ def test_a_finished_rehearsal_is_taken_up_and_another_refused(mixed, data, parts
     assert facts_of(out)["weight"] == facts_of(mixed[1])["weight"]
 
 
+def test_lines_mix_as_lines(tmp_path):
+    """Its parts and its rehearsals are of lines, and what it writes ends where a line does."""
+    list(count(ITEMS, tmp_path / "ngram", 1, "a test", "ngram", lambda t: counted_ngram(t.train, len(t.tokenizer), t.end_id)))
+    recipe = GPTRecipe(layers=1, width=32, context=6, batch_tokens=96)
+    list(learn("gpt", recipe, ITEMS, tmp_path / "gpt", BUDGET, 1, "a test"))
+    parts = {name: str(tmp_path / name) for name in ("gpt", "ngram")}
+    list(start(ITEMS, tmp_path / "both", parts, recipe_of=lambda kind: recipe))
+    facts, lm, texts = facts_of(tmp_path / "both"), load(tmp_path / "both"), Texts.of(ITEMS, 1)
+    assert lm.end_id == texts.end_id
+    assert facts["data"]["lines"] == 60
+    assert facts_of(tmp_path / "both-rehearsal-1")["data"]["lines"] == 54
+    assert facts["rehearsal"]["characters"] == len("\n".join(["", *ITEMS.parts[0][1:-1].split("\n")[48:], ""])) - 1
+    assert facts["held_out"]["tokens"] == len(texts.held_out) - 1
+    each = [costs(load(folder).model, texts.held_out, WINDOW).double() for folder in parts.values()]
+    weight = facts["weight"]
+    by_hand = -(weight * (-each[0]).exp() + (1 - weight) * (-each[1]).exp()).log().mean().item()
+    assert facts["held_out"]["nats_per_token"] == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_each_kind_has_a_rehearsal_of_its_own(data, parts, tmp_path):
+    recipes = {"gpt": TINY, "lstm": LSTMRecipe(layers=1, width=16, context=16, batch_tokens=64)}
+    list(learn("lstm", recipes["lstm"], data, tmp_path / "lstm", BUDGET, 1, "a test"))
+    list(start(data, tmp_path / "both", parts, ("gpt", str(tmp_path / "lstm")), recipe_of=recipes.__getitem__))
+    models = [load(tmp_path / f"both-rehearsal-{i}").model for i in (1, 2)]
+    assert [type(model) for model in models] == [GPT, LSTM]
+    assert {kind: recipe["width"] for kind, recipe in facts_of(tmp_path / "both")["rehearsal"]["recipes"].items()} == {
+        "gpt": 32,
+        "lstm": 16,
+    }
+
+
 # What is refused
+
+
+def test_lines_and_a_running_text_are_told_apart(data, parts, tmp_path):
+    cut = Data.of_lines("chain", ("\n".join(data.text[i : i + 20] for i in range(0, 2_000, 20))).encode())
+    with pytest.raises(ValueError, match=r"gpt learned from a running text; leave out --lines"):
+        list(start(cut, tmp_path / "out", parts))
+    list(count(ITEMS, tmp_path / "items", 1, "a test"))
+    with pytest.raises(ValueError, match=r"items learned from lines; give --lines"):
+        list(start(data, tmp_path / "out", parts, ("gpt", str(tmp_path / "items"))))
+
+
+def test_a_vae_is_refused(data, parts, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"vae-names starts each line from a point of its own, which no other model has; mix two"
+    ):
+        list(start(data, tmp_path / "out", parts, ("vae-names", "ngram")))
 
 
 def test_models_of_another_text_are_refused(data, parts, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from gpt import CheckpointError, SamplingParams, Tokenizer, load
 from train import run as runs
@@ -85,7 +86,8 @@ def test_training_json_tells_what_can_be_checked(whole, data):
     best = min((event for event in events if isinstance(event, Losses)), key=lambda event: event.held_out)
     again = held_out(lm.model, texts.held_out, 16)
     assert facts["held_out"]["nats_per_token"] == pytest.approx(again.nats_per_token, abs=1e-5)
-    assert facts["held_out"]["nats_per_token"] == best.held_out
+    assert facts["held_out"]["nats_per_token"] == pytest.approx(best.held_out, abs=1e-3)  # stored in half the bytes
+    assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.float16}
     assert facts["train_loss"] == best.train
     assert (facts["steps"], facts["run_steps"], facts["finished"]) == (best.step, 250, True)
     assert facts["tokens"] == best.step * 64
@@ -150,13 +152,13 @@ def scripted(monkeypatch, losses):
 
 
 def test_the_best_is_kept(whole, data, tmp_path, monkeypatch):
-    scripted(monkeypatch, [1.0, 2.0, 1.5])
+    scripted(monkeypatch, [1.0, 2.0, 1.5, 1.1])  # the last is of what is stored
     out = tmp_path / "out"
     for event in start(data, out):
         if isinstance(event, Losses) and event.step == 100:
             at_best = weights_of(out)
     facts = facts_of(out)
-    assert (facts["steps"], facts["run_steps"], facts["held_out"]["nats_per_token"]) == (100, 250, 1.0)
+    assert (facts["steps"], facts["run_steps"], facts["held_out"]["nats_per_token"]) == (100, 250, 1.1)
     assert [point["held_out"] for point in facts["curve"]] == [1.0, 2.0, 1.5]
     kept, later = weights_of(out), weights_of(whole[1])  # the same run, which kept a later step
     assert facts_of(whole[1])["steps"] > 100

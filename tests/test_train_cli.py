@@ -71,7 +71,7 @@ def test_an_ngram_is_counted_and_mixed_with_another_model(run, text_file, tmp_pa
     facts = facts_of(tmp_path / "both")
     assert facts["command"].startswith("python -m train run mixture --of gpt ngram --data chain.txt ")
     assert facts["rehearsal"]["budget"] == {"steps": 4}
-    assert facts["rehearsal"]["recipe"]["width"] == 32
+    assert facts["rehearsal"]["recipes"]["gpt"]["width"] == 32
     for name in ("ngram", "both"):
         status, said, _ = run("evaluate", tmp_path / name, "--data", text_file)
         assert float(said.split()[0]) == pytest.approx(facts_of(tmp_path / name)["held_out"]["nats_per_token"], abs=1e-4)

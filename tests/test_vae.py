@@ -2,15 +2,29 @@
 
 import json
 import math
+from difflib import SequenceMatcher
 
 import pytest
 import torch
 from test_lines import DATA, ITEMS
 
 from gpt import VAE, LatentModel, SamplingParams, Tokenizer, VAEConfig, load
+from gpt.latent import LIKELIEST
 from gpt.vae import Course
 from train.data import padded
-from train.latent import bound, check, divergence, information, line_costs, log_normal, objective, use_of_latent, weighted_costs
+from train.latent import (
+    aim,
+    bound,
+    check,
+    divergence,
+    information,
+    line_costs,
+    log_normal,
+    objective,
+    passed,
+    use_of_latent,
+    weighted_costs,
+)
 from train.recipe import VAERecipe
 from train.run import Texts, learn
 from train.trainer import Budget
@@ -104,6 +118,15 @@ def test_points_together_give_the_lines_that_each_gives_alone(lm):
     assert all(len(line) <= 20 for line in drawn)
 
 
+def test_a_line_without_an_end_has_as_many_tokens_as_were_asked_for(vae, lm):
+    """So nothing that is cut off passes for a line that ended."""
+    with torch.no_grad():
+        vae.head.bias[TEXTS.end_id] = -1e9
+    point = torch.zeros(4)
+    lines = [lm.decode(point, SamplingParams(temperature=0, max_new_tokens=n)) for n in (1, 2, 9)]
+    assert [len(line) for line in lines] == [1, 2, 9]
+
+
 @pytest.mark.parametrize("steps", [2, 5])
 def test_the_ends_of_a_way_are_what_its_ends_give(lm, steps):
     way = lm.interpolate("axx", "ezzz", steps)
@@ -178,6 +201,17 @@ def test_the_bound_counts_each_token_once(vae):
     assert result.tokens == len(TEXTS.held_out) - 1
     assert result.nats_per_token == pytest.approx(bound(vae, TEXTS.held_out, 99, 3).nats_per_token)
     assert result.bits_per_character == pytest.approx(result.nats_per_token / math.log(2))
+
+
+def test_the_aim_is_the_bound_but_for_what_is_free(vae):
+    lines, tokens = 6, len(TEXTS.held_out) - 1
+    mean, log_variance, nats = passed(vae, TEXTS.held_out, torch.Generator().manual_seed(0))
+    each = divergence(mean, log_variance).mean(dim=0)
+    whole = (nats.sum() + lines * each.sum()).item() / tokens
+    assert aim(vae, 0.0, TEXTS.held_out, 256).nats_per_token == pytest.approx(whole, abs=1e-5)
+    free = each.median().item()
+    dearer = lines * (free - each[each < free]).sum().item() / tokens
+    assert aim(vae, free, TEXTS.held_out, 256).nats_per_token == pytest.approx(whole + dearer, abs=1e-5)
 
 
 def test_information_by_hand():
@@ -261,15 +295,16 @@ def test_the_check_by_hand():
 def test_a_line_that_comes_back_is_counted_and_what_is_new_too(lm):
     train, held = (part[1:-1].split("\n") for part in DATA.parts)
 
-    def decode_all(points, params):
+    def decode_all(points, params=LIKELIEST):
         """The first held-out line from all their points; and of those drawn, one in four is new."""
         return ([held[0]] if params.temperature == 0 else ["new", "", train[0], "m" * 16]) * len(points)
 
-    lm.decode_all = lambda points, params: decode_all(points, params)[: len(points)]
+    lm.decode_all = lambda points, *params: decode_all(points, *params)[: len(points)]
     use = use_of_latent(lm, DATA, TEXTS.held_out)
-    assert use["short"] == {"letters": 8, "lines": len(held), "exact": 1}
+    assert use["short"] == {"characters": 8, "lines": len(held), "exact": 1}
     assert use["prior"]["new"] == pytest.approx(250, abs=2)
     assert use["prior"]["different"] == 4
+    assert use["alike"] == pytest.approx(sum(SequenceMatcher(None, line, held[0]).ratio() for line in held) / len(held))
 
 
 def test_a_tokenizer_of_a_vae_is_its_own(trained):

@@ -5,9 +5,11 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -21,11 +23,18 @@ from train.evaluate import held_out, reading, spelled
 from train.mix import mix
 from train.processes import Processes
 from train.publish import publish
-from train.recipe import BigramRecipe, GPTRecipe, LSTMRecipe, Recipe, VAERecipe
+from train.recipe import RECIPES, Recipe
 from train.run import count, learn
 from train.trainer import Budget, Done, Event, Losses, Sample, Step
 
 DEFAULT_MINUTES = 20.0
+SHAPE = (
+    ("layers", int, "blocks"),
+    ("width", int, "channels"),
+    ("context", int, "tokens seen at once"),
+    ("dropout", float, "share of the channels dropped in training"),
+    ("free-bits", float, "nats that each number of a vae's space costs for free: more of them hold more of a line"),
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,12 +72,7 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="compile the model first: a minute that pays in a run of ten (on a GPU yes, else no)",
     )
-    for name, kind, text in (
-        ("layers", int, "blocks of a gpt"),
-        ("width", int, "channels of a gpt"),
-        ("context", int, "tokens that a gpt sees at once"),
-        ("dropout", float, "share of a gpt's channels dropped in training"),
-    ):
+    for name, kind, text in SHAPE:
         run.add_argument(f"--{name}", type=kind, help=f"{text}, if not what suits the minutes")
 
     evaluate = commands.add_parser("evaluate", help="held-out loss of a weights folder")
@@ -99,7 +103,8 @@ def run(args: argparse.Namespace, device: str, processes: Processes) -> Generato
     # As typed, but for where things lie on this machine: the command goes into the card.
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     command = "python -m train " + shlex.join(words)
-    shape = {name: value for name in ("layers", "width", "context", "dropout") if (value := getattr(args, name)) is not None}
+    asked = {name: getattr(args, name) for name in (option.replace("-", "_") for option, _, _ in SHAPE)}
+    shape = {name: value for name, value in asked.items() if value is not None}
     if args.kind in ("ngram", "mixture", "vae") and processes.size > 1:
         raise ValueError(f"{args.kind} takes one process; start it without torchrun")
     if args.kind == "mixture" and not args.of:
@@ -132,27 +137,30 @@ def run(args: argparse.Namespace, device: str, processes: Processes) -> Generato
             if processes.size > 1:
                 raise ValueError("counting takes one process; start it without torchrun, or give --steps to learn")
             return count(data, args.out, args.seed, command, tokenizer=args.tokenizer)
-        recipe: Recipe = BigramRecipe()
-    else:
-        minutes = args.minutes or DEFAULT_MINUTES
-        sizes: dict[str, Callable[[float], Recipe]] = {"lstm": LSTMRecipe.for_minutes, "vae": VAERecipe.for_minutes}
-        suited = sizes.get(args.kind, GPTRecipe.for_minutes)(minutes)
-        if odd := [name for name in shape if not hasattr(suited, name)]:
-            raise ValueError(f"a {args.kind} has no {', '.join(odd)}; leave it out")
-        if data.lines:  # a window for the longest, with its start
-            shape = {"context": max(map(len, data.text.split("\n"))) + 1} | shape
-        recipe = replace(suited, **shape)
+    recipe_of = partial(suits, minutes=args.minutes or DEFAULT_MINUTES, shape=shape, data=data)
     if args.minutes is None and args.steps is None:
         args.minutes = DEFAULT_MINUTES
-    recurrent = args.kind in ("lstm", "vae")
-    if recurrent and args.compile:
+    compiles = args.kind == "mixture" or RECIPES[args.kind].compiles
+    if args.compile and not compiles:
         raise ValueError("PyTorch does not compile an LSTM; leave --compile out")
-    compile = (device == "cuda" and not recurrent) if args.compile is None else args.compile
+    compile = (device == "cuda" and compiles) if args.compile is None else args.compile
     budget = Budget(args.steps, args.minutes)
     options = {"seed": args.seed, "command": command, "resume": args.resume, "device": device, "compile": compile}
     if args.kind == "mixture":
-        return mix(data, args.out, args.of, recipe, budget, **options)
-    return learn(args.kind, recipe, data, args.out, budget, processes=processes, tokenizer=args.tokenizer, **options)
+        return mix(data, args.out, args.of, recipe_of, budget, **options)
+    return learn(
+        args.kind, recipe_of(args.kind), data, args.out, budget, processes=processes, tokenizer=args.tokenizer, **options
+    )
+
+
+def suits(kind: str, minutes: float, shape: dict[str, Any], data: texts.Data) -> Recipe:
+    """The recipe of a kind of model that suits the minutes, but for the sizes in `shape`, which were asked for."""
+    recipe = RECIPES[kind].for_minutes(minutes)
+    if odd := [name for name in shape if not hasattr(recipe, name)]:
+        raise ValueError(f"a {kind} has no {', '.join(odd)}; leave it out")
+    if data.lines:  # a window for the longest, with its start
+        shape = {"context": max(map(len, data.text.split("\n"))) + 1} | shape
+    return replace(recipe, **shape)
 
 
 def told(counts: dict[str, int]) -> str:

@@ -140,10 +140,11 @@ def latent(facts: dict[str, Any]) -> str:
     told = (
         f"Its latent space, on the {use['lines']:,} held-out lines: reconstruction {use['reconstruction']:.2f} nats a line, "
         f"KL divergence {use['divergence']:.2f}; a point tells {use['information']:.2f} nats of its line; {use['active']} of "
-        f"{facts['recipe']['latent']} numbers are active. Of {short['lines']:,} lines of up to {short['letters']} letters "
-        f"{short['exact']:,} ({short['exact'] / max(1, short['lines']):.0%}) come back exactly from their mean. Of "
+        f"{facts['recipe']['latent']} numbers are active. Of {short['lines']:,} lines of up to {short['characters']} characters "
+        f"{short['exact']:,} ({short['exact'] / max(1, short['lines']):.0%}) come back exactly from their mean; "
+        f"of any line, {use['alike']:.0%} of its characters. Of "
         f"{prior['lines']:,} points drawn from the prior {prior['new']:,} ({prior['new'] / prior['lines']:.0%}) give a line that "
-        f"is new, not empty, and ends within {prior['letters']} letters."
+        f"is new, not empty, and ends within {prior['characters']} characters."
     )
     return fill(told, 120) + "\n\n"
 

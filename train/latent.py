@@ -8,7 +8,8 @@ before the next one.
 """
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt import VAE, LatentModel, SamplingParams, load
+from gpt import VAE, LatentModel, load
+from gpt.latent import LIKELIEST
 from gpt.vae import Course
 from train.data import Data
 from train.evaluate import HeldOut, line_batches, reading, shared
@@ -25,14 +27,14 @@ from train.recipe import VAERecipe
 USED = 0.01  # variance of a number's mean over the lines, above which it is in use (Burda et al. 2016)
 COLLAPSED = 0.5  # nats that the points tell of their lines, below which the latent space is not used
 POINTS = 64  # drawn for each line, to estimate its cost
-SHORT, LONG = 8, 15  # letters
+SHORT = 8  # characters
 
 
 def objective(model: VAE, recipe: VAERecipe, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:
     """What is made small, for lines (B, T), in nats a token."""
     rows, tokens = len(inputs), (targets >= 0).sum()
     mean, log_variance = model.encode(inputs, (targets >= 0).sum(dim=1))
-    z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+    z = drawn(mean, log_variance)
     untold = torch.rand(inputs.shape, device=inputs.device) < recipe.word_dropout
     untold[:, 0] = False  # the start
     logits, _ = model(inputs.masked_fill(untold, model.config.vocab_size), Course(z))
@@ -40,6 +42,12 @@ def objective(model: VAE, recipe: VAERecipe, inputs: Tensor, targets: Tensor, pr
     each = divergence(mean, log_variance).mean(dim=0)  # (Z,)
     weight = min(1.0, progress / recipe.warmup)
     return (reconstruction + rows * weight * each.clamp(min=recipe.free_bits).sum()) / tokens
+
+
+def drawn(mean: Tensor, log_variance: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """A point (..., Z) of each distribution."""
+    noise = torch.randn(mean.shape, generator=generator) if generator else torch.randn_like(mean)  # a seed's are the CPU's
+    return mean + (log_variance / 2).exp() * noise.to(mean.device)
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -65,7 +73,7 @@ def weighted_costs(model: VAE, inputs: Tensor, targets: Tensor, points: int, gen
     mean, log_variance = model.encode(inputs, (targets >= 0).sum(dim=1))
     logs = []
     for _ in range(points):
-        z = mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=generator)
+        z = drawn(mean, log_variance, generator)
         prior = log_normal(z, torch.zeros_like(z), torch.zeros_like(z))
         logs.append(prior - log_normal(z, mean, log_variance) - line_costs(model, inputs, targets, z))
     return math.log(points) - torch.stack(logs).logsumexp(dim=0)
@@ -78,42 +86,62 @@ def bound(model: VAE, ids: Tensor, window: int, points: int = 1, spelled: str | 
     model.eval()
     generator = torch.Generator().manual_seed(0)
     nats, tokens = 0.0, 0
-    for inputs, targets in line_batches(ids, model.config.eos_token_id):
+    for inputs, targets in line_batches(ids.to(model.head.weight.device), model.config.eos_token_id):
         nats += weighted_costs(model, inputs, targets, points, generator).double().sum().item()
         tokens += int((targets >= 0).sum())
     model.train(was_training)
     return shared(nats, tokens, window, spelled)
 
 
+def passed(model: VAE, ids: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Each line in ids (N,) through a point drawn for it: mean and logarithm of the variance (L, Z), and what the line costs
+    from that point (L,), in nats."""
+    told = []
+    for inputs, targets in line_batches(ids.to(model.head.weight.device), model.config.eos_token_id):
+        mean, log_variance = model.encode(inputs, (targets >= 0).sum(dim=1))
+        z = drawn(mean, log_variance, generator)
+        told.append((mean, log_variance, line_costs(model, inputs, targets, z)))
+    mean, log_variance, nats = (torch.cat(each) for each in zip(*told, strict=True))
+    return mean, log_variance, nats
+
+
+@torch.inference_mode()
+def aim(model: VAE, free_bits: float, ids: Tensor, window: int, spelled: str | None = None) -> HeldOut:
+    """What a run makes small, on the lines in ids (N,), with every token told: the bound, but that each number of the space
+    costs at least what is free. The least of the bound itself may come early, before the space is in use."""
+    was_training = model.training
+    mean, log_variance, nats = passed(model.eval(), ids, torch.Generator().manual_seed(0))
+    model.train(was_training)
+    each = divergence(mean, log_variance).mean(dim=0).clamp(min=free_bits)
+    return shared((nats.double().sum() + len(nats) * each.double().sum()).item(), len(ids) - 1, window, spelled)
+
+
 @torch.inference_mode()
 def use_of_latent(lm: LatentModel, data: Data, ids: Tensor) -> dict[str, Any]:
-    """How the latent space is used, measured on the held-out lines in ids (N,), and what the prior gives."""
+    """How the latent space is used, measured on the held-out lines in ids (N,), and what the prior gives.
+
+    alike: how much of a line comes back from its mean, from 0 to 1, by the characters in common and in order (`difflib`).
+    """
     model, generator = lm.model, torch.Generator().manual_seed(0)
-    means, log_variances, costs = [], [], []
-    for inputs, targets in line_batches(ids, model.config.eos_token_id):
-        mean, log_variance = model.encode(inputs, (targets >= 0).sum(dim=1))
-        z = mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=generator)
-        costs.append(line_costs(model, inputs, targets, z))
-        means.append(mean)
-        log_variances.append(log_variance)
-    mean, log_variance = torch.cat(means), torch.cat(log_variances)
-    lines = data.parts[1][1:-1].split("\n")
-    short = [i for i, line in enumerate(lines) if len(line) <= SHORT]
-    likeliest = SamplingParams(temperature=0, max_new_tokens=SHORT + 1)
-    again = [text for some in mean[short].split(500) for text in lm.decode_all(list(some), likeliest)]
+    mean, log_variance, nats = passed(model, ids, generator)
+    known, lines = (part[1:-1].split("\n") for part in data.parts)
+    again = [text for some in mean.split(500) for text in lm.decode_all(list(some))]
+    short = [line == text for line, text in zip(lines, again, strict=True) if len(line) <= SHORT]
+    alike = [SequenceMatcher(None, *pair, autojunk=False).ratio() for pair in zip(lines, again, strict=True)]
     space = torch.randn(1_000, model.config.latent_size, generator=generator)
-    params = SamplingParams(temperature=1.0, max_new_tokens=LONG + 1, seed=0)
-    drawn = [text for some in space.split(250) for text in lm.decode_all(list(some), params)]
-    known = set(data.parts[0].split("\n"))
-    new = [text for text in drawn if text and len(text) <= LONG and text not in known]
+    params = replace(LIKELIEST, temperature=1.0, seed=0)
+    fresh = [text for some in space.split(250) for text in lm.decode_all(list(some), params)]
+    longest, seen = max(map(len, known)), set(known)
+    new = [text for text in fresh if 0 < len(text) <= longest and text not in seen]
     return {
         "lines": len(lines),
-        "reconstruction": torch.cat(costs).mean().item(),
+        "reconstruction": nats.mean().item(),
         "divergence": divergence(mean, log_variance).sum(dim=1).mean().item(),
         "information": information(mean, log_variance, generator),
         "active": int((mean.var(dim=0) > USED).sum()),
-        "short": {"letters": SHORT, "lines": len(short), "exact": sum(lines[i] == t for i, t in zip(short, again, strict=True))},
-        "prior": {"letters": LONG, "lines": len(drawn), "new": len(new), "different": len(set(drawn))},
+        "alike": sum(alike) / len(alike),
+        "short": {"characters": SHORT, "lines": len(short), "exact": sum(short)},
+        "prior": {"characters": longest, "lines": len(fresh), "new": len(new), "different": len(set(fresh))},
     }
 
 
@@ -121,7 +149,7 @@ def information(mean: Tensor, log_variance: Tensor, generator: torch.Generator, 
     """What the points tell of their lines, in nats: the mutual information of both, by which line of up to `most` a point
     was drawn for. It cannot be more than the logarithm of their number."""
     mean, log_variance = mean[:most], log_variance[:most]
-    z = mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=generator)
+    z = drawn(mean, log_variance, generator)
     of_all = torch.stack([log_normal(point, mean, log_variance) for point in z])  # (B, B)
     return (of_all.diagonal() - of_all.logsumexp(dim=1) + math.log(len(mean))).mean().item()
 

@@ -9,7 +9,7 @@ and its part somewhat less weight than it deserves; near its best value the loss
 
 import hashlib
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def mix(
     data: Data,
     out: Path,
     of: list[str],
-    recipe: Recipe,
+    recipe_of: Callable[[str], Recipe],
     budget: Budget,
     seed: int,
     command: str,
@@ -42,8 +42,8 @@ def mix(
 ) -> Generator[Event]:
     """Mix two models that learned from `data`: names under weights/, or folders. Writes the folder `out`.
 
-    A part that was learned is rehearsed with `recipe` and `budget`, in a folder beside `out`, which stays; what was
-    counted is counted. Raises ValueError or CheckpointError if the two cannot be mixed.
+    A part that was learned is rehearsed with the recipe of its kind and `budget`, in a folder beside `out`, which stays;
+    what was counted is counted. Raises ValueError or CheckpointError if the two cannot be mixed.
     """
     refuse_if_used(out)
     parts = [_part(name, data) for name in of]
@@ -61,14 +61,14 @@ def mix(
             counts = count_sequences(texts.train, len(texts.tokenizer), facts["order"], texts.end_id)
             models.append(NGram.smoothed(counts, len(texts.tokenizer), facts["whole"], texts.end_id))
         else:
-            folder = out.with_name(f"{out.name}-rehearsal-{i}")
+            folder, recipe = out.with_name(f"{out.name}-rehearsal-{i}"), recipe_of(facts["kind"])
             settings = {"recipe": asdict(recipe), "budget": {n: v for n, v in asdict(budget).items() if v is not None}}
             if not (resume and _is_done(folder, {"seed": seed, "tokenizer": tokenizer, **settings}, rehearsal)):
                 go_on = resume and (folder / RESUME).exists()
-                options = {"resume": go_on, "device": device, "compile": compile, "tokenizer": tokenizer}
+                options = {"resume": go_on, "device": device, "compile": compile and recipe.compiles, "tokenizer": tokenizer}
                 yield from learn(facts["kind"], recipe, rehearsal, folder, budget, seed, command, **options)
             models.append(load(folder).model)
-            how |= settings
+            how |= {"budget": settings["budget"], "recipes": how.get("recipes", {}) | {facts["kind"]: settings["recipe"]}}
     nats = [costs(model, texts.held_out, WINDOW) for model in models]
     weight = fit_weight(*nats)
     mixed = held_out(Mixture.of(models[0], models[1], weight), texts.held_out, WINDOW).nats_per_token
@@ -81,9 +81,7 @@ def mix(
             for (lm, facts), result in zip(parts, results, strict=True)
         ]
         mixture = Mixture.of(parts[0][0].model, parts[1][0].model, weight)
-        # Its parts have folders of their own, in full; here half the bytes do: it costs less than a thousandth of a nat.
-        facts = {"method": "mixing", "weight": weight, "parts": told, "rehearsal": how, "precision": "float16"}
-        return mixture.half().float(), facts
+        return mixture, {"method": "mixing", "weight": weight, "parts": told, "rehearsal": how}
 
     yield from count(data, out, seed, command, KIND, make, tokenizer)
 
@@ -111,11 +109,15 @@ def _part(name: str, data: Data) -> tuple[LanguageModel, dict[str, Any]]:
     path = (WEIGHTS / name if name in names() else Path(name)) / TRAINING
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        kind, learned_from, _ = facts["kind"], facts["data"]["sha256"], facts["tokenizer"]
+        kind, learned_from, lines, _ = facts["kind"], facts["data"]["sha256"], "lines" in facts["data"], facts["tokenizer"]
     except (OSError, ValueError, LookupError, TypeError):
         raise CheckpointError(f"{path} is missing or damaged; mix what `python -m train run` wrote here") from None
     if kind == KIND:
         raise ValueError(f"{name} is a mixture itself; mix two other models")
+    if kind == "vae":
+        raise ValueError(f"{name} starts each line from a point of its own, which no other model has; mix two other models")
+    if lines != data.lines:
+        raise ValueError(f"{name} learned from {'lines; give' if lines else 'a running text; leave out'} --lines")
     if learned_from != data.sha256:
         raise ValueError(f"{name} did not learn from this text; mix two models that both did")
     return lm, facts

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ def _share(name: str, value: float) -> None:
 class GPTRecipe:
     """Sizes and rates of a GPT run. `context` is also the sliding window of the model."""
 
+    compiles: ClassVar[bool] = True
     layers: int
     width: int
     head_size: int = 32
@@ -96,9 +98,14 @@ class GPTRecipe:
 class BigramRecipe:
     """The rates of a bigram that is learned by gradient descent, which is only worth it to see that it works."""
 
+    compiles: ClassVar[bool] = True
     context: int = 256
     batch_tokens: int = 16_384
     adam_rate: float = 0.2
+
+    @classmethod
+    def for_minutes(cls, minutes: float) -> "BigramRecipe":
+        return cls()
 
     def build(self, vocab_size: int, end_id: int | None = None) -> Bigram:
         return Bigram(BigramConfig(vocab_size, end_id))
@@ -114,6 +121,7 @@ class BigramRecipe:
 class LSTMRecipe:
     """Sizes and rates of an LSTM run, in windows of `context` tokens that each start afresh."""
 
+    compiles: ClassVar[bool] = False  # PyTorch leaves an LSTM as it is
     layers: int
     width: int
     context: int = 128
@@ -146,6 +154,7 @@ class VAERecipe:
     """Sizes and rates of a text VAE's run; train/latent.py says what they do. free_bits: nats that each number of the
     space may cost for free."""
 
+    compiles: ClassVar[bool] = False
     width: int = 256
     latent: int = 32
     context: int = 256  # the longest line, with its start
@@ -157,6 +166,8 @@ class VAERecipe:
 
     def __post_init__(self) -> None:
         _at_least_one(self, "width", "context")
+        if not 0 <= self.free_bits < math.inf:
+            raise ValueError(f"free_bits is {self.free_bits}; it must be 0 or more")
 
     @classmethod
     def for_minutes(cls, minutes: float) -> "VAERecipe":
@@ -174,7 +185,8 @@ class VAERecipe:
         return max(1, self.batch_tokens // self.context), self.context
 
 
-Recipe = GPTRecipe | LSTMRecipe | VAERecipe | BigramRecipe
+Recipe = BigramRecipe | LSTMRecipe | GPTRecipe | VAERecipe
+RECIPES: dict[str, type[Recipe]] = {"bigram": BigramRecipe, "lstm": LSTMRecipe, "gpt": GPTRecipe, "vae": VAERecipe}
 
 
 def adam(params: Iterable[Tensor], rate: float) -> torch.optim.AdamW:

@@ -27,7 +27,7 @@ from gpt.tokenizer import START
 from train.card import card, loss_curve
 from train.data import Data, LineBatches, lines_of, random_batch
 from train.evaluate import WINDOW, HeldOut, held_out, reading, spelled
-from train.latent import bound, check, measured, objective
+from train.latent import aim, check, measured, objective
 from train.processes import Processes
 from train.recipe import Recipe, VAERecipe
 from train.tokens import tokenizer_for
@@ -38,7 +38,7 @@ RESUME = "resume.pt"
 SAVE_EVERY = 60  # seconds between two resume files: the most that a killed run loses
 CHECKED = 64  # characters whose cost is written down, to know the weights by
 PACKAGES = ("torch", "safetensors", "tokenizers", "numpy")  # whose versions a run records
-HALVED = ("lstm", "vae")  # kinds whose weights are stored in float16: half the bytes, at less than a thousandth of a nat
+HALVED = ("lstm", "gpt", "vae", "mixture")  # kinds that are stored in float16: half the bytes, at less than 0.001 nats
 SMOOTHING = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # the k that are tried
 
 
@@ -117,14 +117,14 @@ def count(
     started, clock = _now(), time.perf_counter()
     texts = Texts.of(data, 1, tokenizer)
     model, how = make(texts)
+    if kind in HALVED:
+        model.half().float()  # as it will be stored
     train_loss = held_out(model, texts.train[-len(texts.held_out) :], WINDOW).nats_per_token  # as much as is held out
     result = held_out(model, texts.held_out, WINDOW, texts.spelled)
     seconds = time.perf_counter() - clock
     yield Losses(1, seconds, train_loss, result.nats_per_token, True)
     run = {"kind": kind, "command": command, "started": started, "steps": 1, "tokens": len(texts.train)}
     run |= {"seconds": seconds, "finished": True, **how, "seed": seed, "device": "cpu"}
-    if how.get("precision") == "float16":
-        model.half()
     _write_folder(out, model, texts, data, result, run | {"train_loss": train_loss}, [])
     yield Done(1, seconds, len(texts.train))
 
@@ -191,7 +191,7 @@ def learn(
 
     score, loss = partial(held_out, model), None
     if isinstance(recipe, VAERecipe) and isinstance(model, VAE):
-        score, loss = partial(bound, model), partial(objective, model, recipe)
+        score, loss = partial(aim, model, recipe.free_bits), partial(objective, model, recipe)
     lines = None if texts.end_id is None else LineBatches(lines_of(texts.train, texts.end_id), recipe.batch_shape(1)[0])
 
     def batch(progress: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

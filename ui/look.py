@@ -92,10 +92,10 @@ footer .divider {{ display: none; }}
 #chips button {{ font-family: {BOOK}; }}
 #buttons button {{ flex: 1 1 0; min-width: 84px; min-height: 44px; padding: 8px 4px; }}
 #models .wrap {{ gap: 8px; flex-wrap: nowrap; flex-direction: column; max-height: 31.5rem; overflow-y: auto; padding: 2px; }}
-#models label {{ box-shadow: none; align-items: flex-start; width: 100%; padding: 10px 12px; }}
-#models label span {{ white-space: pre-line; font-size: 0.86rem; line-height: 1.45; color: var(--body-text-color-subdued); }}
-#models label span::first-line {{ font-size: 1rem; font-weight: 600; color: var(--body-text-color); }}
-#models input {{ margin-top: 4px; }}
+.models label {{ box-shadow: none; align-items: flex-start; padding: 10px 12px; }} #models label {{ width: 100%; }}
+.models label span {{ white-space: pre-line; font-size: 0.86rem; line-height: 1.45; color: var(--body-text-color-subdued); }}
+.models label span::first-line {{ font-size: 1rem; font-weight: 600; color: var(--body-text-color); }}
+.models input {{ margin-top: 4px; }}
 .dark #settings input[type=range], .dark #morph input[type=range] {{ --neutral-200: #4a443e; }}
 #seed-row {{ align-items: end; }}
 
@@ -120,7 +120,7 @@ footer .divider {{ display: none; }}
 #morph .lines {{ list-style: none; margin: 0; padding: 14px 18px; border-radius: 10px; overflow-wrap: anywhere;
   border: 1px solid var(--input-border-color); background: var(--input-background-fill); font: 1.1rem/1.6 {BOOK}; }}
 #morph .lines b {{ color: var(--accent); }} #morph .lines i, #morph p {{ color: var(--body-text-color-subdued); }}
-#drawn .lines {{ columns: 2; }}
+#drawn .names {{ columns: 2; }}
 #about p, #hub-told p {{ margin: 0; font-size: 0.92rem; line-height: 1.5; color: var(--body-text-color-subdued); }}
 #hub > button, #more > button, #use > button {{ font-weight: 600; }}
 #use {{ margin-top: 6px; padding: 14px 0 0 !important; border-top: 1px solid var(--input-border-color) !important; }}

@@ -1,5 +1,6 @@
 """The tab Morph: lines as points of a space, and what lies between two of them."""
 
+import json
 from collections.abc import Sequence
 from html import escape
 from secrets import randbelow
@@ -12,10 +13,11 @@ from gpt import LatentModel, SamplingParams
 from gpt.sampling import MAX_SEED
 from ui.shelf import Shelved, shelf, take
 
-MAX_LINE = 60  # characters that a visitor may send
+MAX_LINE = 64  # characters that a visitor may send
 STEPS = 9  # lines from one end to the other, both of them among them
 DRAWN = 24  # new lines at once
 AROUND = 12
+NAME = 16  # characters that a name has at most
 NEAR, FAR = 0.4, 2.0  # standard deviations from a point
 ENDS = {"names": ("emma", "oliver"), "shakespeare": ("To be, or not to be", "What is the matter?")}
 LIKELIEST = SamplingParams(temperature=0, max_new_tokens=MAX_LINE)
@@ -23,6 +25,8 @@ ABOUT = (
     "This model turned every line that it learned from into a point: a few dozen numbers. From any point it writes a line, "
     "so there are lines that nobody wrote, and a way from each to each."
 )
+
+SUIT = "(id) => {{ const [a, b] = {ends}[id]; return [a, b, a]; }}"  # the ends that suit a model
 
 
 def offered() -> list[Shelved]:
@@ -50,12 +54,13 @@ def place(lm: LatentModel, line: str) -> torch.Tensor:
 
 
 def written(lines: Sequence[str], pick: int = -1) -> str:
-    """Lines as a list in HTML, every character escaped; one of them in bold."""
+    """Lines as a list in HTML, every character escaped; one of them in bold. Names stand in two columns."""
     items = "".join(
         f"<li>{f'<b>{escape(line)}</b>' if i == pick else escape(line)}</li>" if line else "<li><i>(nothing)</i></li>"
         for i, line in enumerate(lines)
     )
-    return f'<ul class="lines" role="status">{items}</ul>'
+    kind = "lines names" if max(map(len, lines)) <= NAME else "lines"
+    return f'<ul class="{kind}" role="status">{items}</ul>'
 
 
 def told(sentence: str) -> str:
@@ -101,39 +106,37 @@ def on_morph(id: str, a: str, b: str, way: float) -> str:
 
 def build(tab: gr.Tab, models: list[Shelved]) -> None:
     """Lay out the tab, which shows something as soon as it is opened. models: those that have a space of lines, at least one."""
-    ends = ENDS.get(models[-1].facts["data"]["name"], ("", ""))
+    ends = {shelved.id: ENDS.get(shelved.facts["data"]["name"], ("", "")) for shelved in models}
+    first, second = ends[models[-1].id]
     with gr.Column(elem_id="morph"):
         gr.HTML(f"<p>{ABOUT}</p>", elem_classes="about")
         labels = [(shelved.label, shelved.id) for shelved in models]
-        pick = gr.Radio(labels, value=models[-1].id, label="Model", elem_id="spaces", visible=len(models) > 1)
+        several = len(models) > 1
+        pick = gr.Radio(labels, value=models[-1].id, label="Model", elem_id="spaces", elem_classes="models", visible=several)
         with gr.Row():
             with gr.Column(min_width=300):
                 gr.HTML("<h2>From one to another</h2>")
-                a = gr.Textbox(ends[0], label="From", max_lines=1, max_length=MAX_LINE, elem_id="from")
-                b = gr.Textbox(ends[1], label="To", max_lines=1, max_length=MAX_LINE, elem_id="to")
+                a = gr.Textbox(first, label="From", max_lines=1, max_length=MAX_LINE, elem_id="from")
+                b = gr.Textbox(second, label="To", max_lines=1, max_length=MAX_LINE, elem_id="to")
                 way = gr.Slider(0, 1, 0.5, step=1 / (STEPS - 1), label="Way", info="0 = the first, 1 = the second", elem_id="way")
                 morphed = gr.HTML("", elem_id="morphed")
             with gr.Column(min_width=300):
                 gr.HTML("<h2>There and back</h2>")
-                line = gr.Textbox(ends[0], label="Line", max_lines=1, max_length=MAX_LINE, elem_id="line")
+                line = gr.Textbox(first, label="Line", max_lines=1, max_length=MAX_LINE, elem_id="line")
                 info = "how far around it to look"
                 distance = gr.Slider(NEAR, FAR, 1.0, step=0.1, label="Distance", info=info, elem_id="distance")
-                look = gr.Button("Look around", elem_id="look")
+                find = gr.Button("Look around", elem_id="look")
                 around = gr.HTML("", elem_id="around")
             with gr.Column(min_width=300):
                 gr.HTML("<h2>New ones</h2>")
                 draw = gr.Button("Draw new ones", variant="primary", elem_id="draw")
                 drawn = gr.HTML("", elem_id="drawn")
     quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 4}
-    gr.on(
-        [a.submit, b.submit, a.blur, b.blur, way.input, pick.change, tab.select],
-        on_morph,
-        [pick, a, b, way],
-        morphed,
-        trigger_mode="always_last",
-        **quick,
-    )
-    gr.on(
-        [line.submit, look.click, distance.release, pick.change, tab.select], on_return, [pick, line, distance], around, **quick
-    )
-    gr.on([draw.click, pick.change, tab.select], on_draw, pick, drawn, **quick)
+    picked = pick.change(None, pick, [a, b, line], js=SUIT.format(ends=json.dumps(ends)), **quick)
+    for triggers, handler, inputs, output in (
+        ([a.submit, b.submit, a.blur, b.blur, way.input], on_morph, [pick, a, b, way], morphed),
+        ([line.submit, find.click, distance.release], on_return, [pick, line, distance], around),
+        ([draw.click], on_draw, [pick], drawn),
+    ):
+        gr.on([*triggers, tab.select], handler, inputs, output, trigger_mode="always_last", **quick)
+        picked.then(handler, inputs, output, **quick)

@@ -223,7 +223,9 @@ def build(page: gr.Blocks, models: list[Shelved]) -> None:
                 copy_link = gr.Button("Copy link", size="sm", elem_id="copy-link")
                 copy_python = gr.Button("Copy as Python", size="sm", elem_id="copy-python")
         with gr.Column(elem_id="settings"):
-            parts["model"] = model = gr.Radio(hub.choices(), value=opened.id, label="Model", elem_id="models")
+            parts["model"] = model = gr.Radio(
+                hub.choices(), value=opened.id, label="Model", elem_id="models", elem_classes="models"
+            )
             about = gr.HTML(ABOUT.format(escape(opened.about)), elem_id="about")
             hub.build(model)
             parts["temperature"] = gr.Slider(
