@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from test_lines import CONTENT
 
 from gpt import Tokenizer, load
 from train.__main__ import main, parser
@@ -75,6 +76,32 @@ def test_an_ngram_is_counted_and_mixed_with_another_model(run, text_file, tmp_pa
     for name in ("ngram", "both"):
         status, said, _ = run("evaluate", tmp_path / name, "--data", text_file)
         assert float(said.split()[0]) == pytest.approx(facts_of(tmp_path / name)["held_out"]["nats_per_token"], abs=1e-4)
+
+
+def test_a_vae_is_measured_again_by_its_bound(run, tmp_path):
+    (tmp_path / "items.txt").write_bytes(CONTENT)
+    words = [
+        "--data",
+        tmp_path / "items.txt",
+        "--lines",
+        "--steps",
+        150,
+        "--width",
+        48,
+        "--free-bits",
+        0.25,
+        "--out",
+        tmp_path / "vae",
+    ]
+    status, _, err = run("run", "vae", *words)
+    assert status == 0, err
+    facts = facts_of(tmp_path / "vae")
+    assert (facts["recipe"]["width"], facts["recipe"]["free_bits"]) == (48, 0.25)
+    assert (
+        facts["command"] == "python -m train run vae --data items.txt --lines --steps 150 --width 48 --free-bits 0.25 --out vae"
+    )
+    _, said, _ = run("evaluate", tmp_path / "vae", "--data", tmp_path / "items.txt")
+    assert float(said.split()[0]) == pytest.approx(facts["held_out"]["nats_per_token"], abs=1e-3)
 
 
 def test_a_bigram_with_a_budget_is_learned(run, text_file, tmp_path):
@@ -257,6 +284,8 @@ def test_a_text_that_cannot_be_used(run, text_file, tmp_path, kind, content, sai
         ("gpt --steps 1 --context 9999", "chain has 4000 characters; a run with windows of 9999 needs 11112 or more"),
         ("gpt --steps 1 --dropout 1.5", "dropout is 1.5; it must be from 0 to below 1"),
         ("gpt --steps 1 --dropout nan", "dropout is nan; it must be from 0 to below 1"),
+        ("vae --steps 1 --free-bits -1", "free_bits is -1.0; it must be 0 or more"),
+        ("gpt --steps 1 --free-bits 1", "a gpt has no free_bits; leave it out"),
         ("bigram --layers 2 --width 64", "a bigram has no layers, width; leave it out"),
         ("ngram --width 64 --minutes 3 --resume", "counting knows no width, minutes, resume; leave it out"),
         ("ngram --of a b", "--of is for a mixture; leave it out"),

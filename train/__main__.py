@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from gpt import CheckpointError, load
+from gpt import VAE, CheckpointError, load
 from gpt.hub import HubError
 from train import data as texts
 from train.card import duration
 from train.count import counted_ngram
 from train.evaluate import held_out, reading, spelled
+from train.latent import POINTS, bound
 from train.mix import mix
 from train.processes import Processes
 from train.publish import publish
@@ -222,7 +223,8 @@ def evaluate(args: argparse.Namespace) -> None:
     encoded = lm.tokenizer.encode(texts.read(args.data, lines=lm.end_id is not None).parts[1])
     if len(encoded.ids) < 2:
         raise ValueError(f"the last tenth of {args.data} has too few characters to score")
-    result = held_out(lm.model, torch.tensor(encoded.ids), reading(lm.model), spelled(lm.tokenizer, encoded.ids))
+    score = partial(bound, lm.model, points=POINTS) if isinstance(lm.model, VAE) else partial(held_out, lm.model)
+    result = score(torch.tensor(encoded.ids), reading(lm.model), spelled=spelled(lm.tokenizer, encoded.ids))
     if encoded.left_out:
         print(f"left out, because this model never saw them: {encoded.left_out!r}", file=sys.stderr)
     print(
