@@ -16,7 +16,10 @@ LIKELIEST = SamplingParams(temperature=0, max_new_tokens=LONGEST)
 
 
 class LatentModel(LanguageModel):
-    """A VAE and its tokenizer: what `gpt.load` gives for one. It writes lines from anywhere in the latent space."""
+    """A VAE and its tokenizer: what `gpt.load` gives for one. It writes lines from anywhere in the latent space.
+
+    Its `score` reads a text from the middle of the space; what a line costs wherever it lies is bounded in train/latent.py.
+    """
 
     model: VAE
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ui.morph import DRAWN, MAX_LINE, STEPS, offered, on_draw, on_morph, on_return, place
+from ui.morph import DRAWN, ENDS, MAX_LINE, STEPS, offered, on_draw, on_morph, on_return, place
 from ui.shelf import take
 
 LM = take("vae-names").lm
@@ -30,7 +30,7 @@ def test_the_slider_points_at_a_line(way, at):
 
 def test_a_line_comes_back_with_its_neighbours():
     html = on_return("vae-names", "emma", 1.5)
-    assert "It comes back as emma. Around it:" in html
+    assert "It comes back as “emma”, and around it lie:" in html
     assert "emma" not in listed(html)
     assert len(listed(html)) > 3
 
@@ -39,6 +39,16 @@ def test_new_ones_are_drawn_anew():
     one, other = (listed(on_draw("vae-names")) for _ in range(2))
     assert len(one) == len(other) == DRAWN
     assert one != other
+
+
+def test_of_long_lines_there_are_fewer():
+    assert len(listed(on_draw("vae-shakespeare"))) == DRAWN // 2
+
+
+def test_a_line_of_a_play_goes_to_another():
+    lines = listed(on_morph("vae-shakespeare", *ENDS["shakespeare"][:2], 0.5))
+    assert len(set(lines)) > 3
+    assert (lines[0], lines[-1]) == ENDS["shakespeare"][:2]  # both come back as they are
 
 
 def test_a_capital_letter_is_no_obstacle():
@@ -70,12 +80,12 @@ def test_other_nonsense_is_a_sentence():
     assert "The way goes from 0 to 1." in on_morph("vae-names", "a", "b", 1.5)
     assert "The distance goes from 0.4 to 2.0." in on_return("vae-names", "a", 100)
     for html in (on_draw("gpt-shakespeare"), on_morph("gpt-shakespeare", "a", "b", 0), on_return("gpt-shakespeare", "a", 0.6)):
-        assert "gpt-shakespeare has no space of lines; pick one of vae-names" in html
+        assert "gpt-shakespeare has no space of lines; pick one of vae-shakespeare, vae-names" in html
     assert "There is no model called &#x27;&lt;i&gt;&#x27; here" in on_draw("<i>")
 
 
 def test_what_is_offered_has_a_space():
-    assert "vae-names" in [shelved.id for shelved in offered()]
+    assert [shelved.id for shelved in offered()] == ["vae-shakespeare", "vae-names"]
     assert place(LM, "emma").shape == (LM.model.config.latent_size,)
 
 
@@ -101,4 +111,21 @@ def test_the_tab_shows_something_at_once_and_answers(visit, size):
     new = first.page.inner_text("#drawn")
     first.page.click("#draw")
     first.until(lambda: first.page.inner_text("#drawn") != new, "new ones")
+    assert first.faults == []
+
+
+@pytest.mark.browser
+def test_another_model_brings_lines_that_suit_it(visit):
+    first = visit()
+    first.page.get_by_role("tab", name="Morph").click()
+    first.page.wait_for_selector("#drawn .names li")
+    first.page.check("#spaces input[value='vae-shakespeare']")
+    start, end, distance = ENDS["shakespeare"]
+    for part in ("#from", "#line"):
+        first.until(lambda part=part: first.page.input_value(f"{part} input, {part} textarea") == start, "a line that suits")
+    assert first.page.input_value("#to input, #to textarea") == end
+    assert first.page.input_value("#distance input[type=number]") == str(distance)
+    first.until(lambda: first.page.locator("#morphed li").last.inner_text() == end, "the way between them")
+    first.until(lambda: first.page.locator("#drawn li").count() == DRAWN // 2, "lines that are drawn")
+    first.until(lambda: f"It comes back as “{start}”" in first.page.inner_text("#around"), "the line again")
     assert first.faults == []

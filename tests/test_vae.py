@@ -270,6 +270,10 @@ def test_a_run_tells_how_the_space_is_used(trained):
     assert use["divergence"] > 2
     assert use["lines"] == 6
     assert use["prior"]["lines"] == 1_000
+    told = " ".join((out / "README.md").read_text().split())
+    assert f"reconstruction {use['reconstruction']:.2f} nats a line, KL divergence {use['divergence']:.2f}" in told
+    assert f"among 6 lines a point tells {use['information']:.2f} nats of its own, of 1.79 that it could" in told
+    assert f"{use['active']} of 8 numbers are active" in told
     assert facts["held_out"]["points"] == 64
     assert facts["held_out"]["nats_per_token"] == pytest.approx(bound(lm.model, TEXTS.held_out, 256, 64).nats_per_token, abs=1e-4)
     known = [item for item in ITEMS if lm.decode(lm.encode(item)) == item]

@@ -136,11 +136,12 @@ def latent(facts: dict[str, Any]) -> str:
     if "latent" not in facts:
         return ""
     use = facts["latent"]
-    short, prior = use["short"], use["prior"]
+    short, prior, among = use["short"], use["prior"], use["among"]
     told = (
         f"Its latent space, on the {use['lines']:,} held-out lines: reconstruction {use['reconstruction']:.2f} nats a line, "
-        f"KL divergence {use['divergence']:.2f}; a point tells {use['information']:.2f} nats of its line; {use['active']} of "
-        f"{facts['recipe']['latent']} numbers are active. Of {short['lines']:,} lines of up to {short['characters']} characters "
+        f"KL divergence {use['divergence']:.2f}; among {among:,} lines a point tells {use['information']:.2f} nats of its own, "
+        f"of {math.log(among):.2f} that it could; {use['active']} of {facts['recipe']['latent']} numbers are active. Of "
+        f"{short['lines']:,} lines of up to {short['characters']} characters "
         f"{short['exact']:,} ({short['exact'] / max(1, short['lines']):.0%}) come back exactly from their mean; "
         f"of any line, {use['alike']:.0%} of its characters. Of "
         f"{prior['lines']:,} points drawn from the prior {prior['new']:,} ({prior['new'] / prior['lines']:.0%}) give a line that "

@@ -96,8 +96,8 @@ class Data:
 
     @property
     def prompt(self) -> str:
-        """A prompt that suits the text."""
-        return self.source.prompt if self.source else ""
+        """A prompt that suits the text; lines are begun from nothing."""
+        return self.source.prompt if self.source and not self.lines else ""
 
     @property
     def parts(self) -> tuple[str, str]:

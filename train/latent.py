@@ -28,6 +28,7 @@ USED = 0.01  # variance of a number's mean over the lines, above which it is in 
 COLLAPSED = 0.5  # nats that the points tell of their lines, below which the latent space is not used
 POINTS = 64  # drawn for each line, to estimate its cost
 SHORT = 8  # characters
+AMONG = 1_000  # lines, of which a point tells one
 
 
 def objective(model: VAE, recipe: VAERecipe, inputs: Tensor, targets: Tensor, progress: float) -> Tensor:
@@ -137,7 +138,8 @@ def use_of_latent(lm: LatentModel, data: Data, ids: Tensor) -> dict[str, Any]:
         "lines": len(lines),
         "reconstruction": nats.mean().item(),
         "divergence": divergence(mean, log_variance).sum(dim=1).mean().item(),
-        "information": information(mean, log_variance, generator),
+        "information": information(mean[:AMONG], log_variance[:AMONG], generator),
+        "among": min(len(lines), AMONG),
         "active": int((mean.var(dim=0) > USED).sum()),
         "alike": sum(alike) / len(alike),
         "short": {"characters": SHORT, "lines": len(short), "exact": sum(short)},
@@ -145,10 +147,9 @@ def use_of_latent(lm: LatentModel, data: Data, ids: Tensor) -> dict[str, Any]:
     }
 
 
-def information(mean: Tensor, log_variance: Tensor, generator: torch.Generator, most: int = 1_000) -> float:
-    """What the points tell of their lines, in nats: the mutual information of both, by which line of up to `most` a point
-    was drawn for. It cannot be more than the logarithm of their number."""
-    mean, log_variance = mean[:most], log_variance[:most]
+def information(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> float:
+    """What the points tell of their lines, in nats: the mutual information of both, by which of these lines a point was
+    drawn for. It cannot be more than the logarithm of their number."""
     z = drawn(mean, log_variance, generator)
     of_all = torch.stack([log_normal(point, mean, log_variance) for point in z])  # (B, B)
     return (of_all.diagonal() - of_all.logsumexp(dim=1) + math.log(len(mean))).mean().item()

@@ -96,6 +96,7 @@ footer .divider {{ display: none; }}
 .models label span {{ white-space: pre-line; font-size: 0.86rem; line-height: 1.45; color: var(--body-text-color-subdued); }}
 .models label span::first-line {{ font-size: 1rem; font-weight: 600; color: var(--body-text-color); }}
 .models input {{ margin-top: 4px; }}
+#spaces .wrap {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 8px; }}
 .dark #settings input[type=range], .dark #morph input[type=range] {{ --neutral-200: #4a443e; }}
 #seed-row {{ align-items: end; }}
 

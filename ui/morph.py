@@ -15,18 +15,19 @@ from ui.shelf import Shelved, shelf, take
 
 MAX_LINE = 64  # characters that a visitor may send
 STEPS = 9  # lines from one end to the other, both of them among them
-DRAWN = 24  # new lines at once
+DRAWN = 24  # new names at once, or half as many lines
 AROUND = 12
 NAME = 16  # characters that a name has at most
 NEAR, FAR = 0.4, 2.0  # standard deviations from a point
-ENDS = {"names": ("emma", "oliver"), "shakespeare": ("To be, or not to be", "What is the matter?")}
+# Two lines that suit a model, and how far to look around the first.
+ENDS = {"names": ("emma", "oliver", 1.0), "shakespeare": ("Give me your hand.", "What is the matter?", 0.6)}
 LIKELIEST = SamplingParams(temperature=0, max_new_tokens=MAX_LINE)
 ABOUT = (
     "This model turned every line that it learned from into a point: a few dozen numbers. From any point it writes a line, "
     "so there are lines that nobody wrote, and a way from each to each."
 )
 
-SUIT = "(id) => {{ const [a, b] = {ends}[id]; return [a, b, a]; }}"  # the ends that suit a model
+SUIT = "(id) => {{ const [a, b, distance] = {ends}[id]; return [a, b, a, distance]; }}"
 
 
 def offered() -> list[Shelved]:
@@ -53,13 +54,18 @@ def place(lm: LatentModel, line: str) -> torch.Tensor:
     return lm.encode(line)
 
 
+def names(lines: Sequence[str]) -> bool:
+    """Whether they are as short as names, which stand in two columns."""
+    return max(map(len, lines)) <= NAME
+
+
 def written(lines: Sequence[str], pick: int = -1) -> str:
-    """Lines as a list in HTML, every character escaped; one of them in bold. Names stand in two columns."""
+    """Lines as a list in HTML, every character escaped; one of them in bold."""
     items = "".join(
         f"<li>{f'<b>{escape(line)}</b>' if i == pick else escape(line)}</li>" if line else "<li><i>(nothing)</i></li>"
         for i, line in enumerate(lines)
     )
-    kind = "lines names" if max(map(len, lines)) <= NAME else "lines"
+    kind = "lines names" if names(lines) else "lines"
     return f'<ul class="{kind}" role="status">{items}</ul>'
 
 
@@ -73,8 +79,9 @@ def on_draw(id: str) -> str:
     except ValueError as error:
         return told(str(error))
     points = torch.randn(DRAWN, lm.model.config.latent_size)
-    params = SamplingParams(max_new_tokens=MAX_LINE, seed=randbelow(MAX_SEED))
-    return written(lm.decode_all(list(points), params))
+    params = SamplingParams(temperature=0.5, max_new_tokens=MAX_LINE, seed=randbelow(MAX_SEED))  # the points differ enough
+    lines = lm.decode_all(list(points), params)
+    return written(lines if names(lines) else lines[: DRAWN // 2])
 
 
 def on_return(id: str, line: str, distance: float) -> str:
@@ -88,7 +95,7 @@ def on_return(id: str, line: str, distance: float) -> str:
         return told(str(error))
     back, *around = lm.decode_all([z, *(z + distance * torch.randn_like(z) for _ in range(AROUND))], LIKELIEST)
     others = [each for each in dict.fromkeys(around) if each != back]
-    return told(f"It comes back as {back or 'nothing'}. Around it:") + written(others or [back])
+    return told(f"It comes back as {f'“{back}”' if back else 'nothing'}, and around it lie:") + written(others or [back])
 
 
 def on_morph(id: str, a: str, b: str, way: float) -> str:
@@ -106,8 +113,8 @@ def on_morph(id: str, a: str, b: str, way: float) -> str:
 
 def build(tab: gr.Tab, models: list[Shelved]) -> None:
     """Lay out the tab, which shows something as soon as it is opened. models: those that have a space of lines, at least one."""
-    ends = {shelved.id: ENDS.get(shelved.facts["data"]["name"], ("", "")) for shelved in models}
-    first, second = ends[models[-1].id]
+    ends = {shelved.id: ENDS.get(shelved.facts["data"]["name"], ("", "", 1.0)) for shelved in models}
+    first, second, near = ends[models[-1].id]
     with gr.Column(elem_id="morph"):
         gr.HTML(f"<p>{ABOUT}</p>", elem_classes="about")
         labels = [(shelved.label, shelved.id) for shelved in models]
@@ -124,7 +131,7 @@ def build(tab: gr.Tab, models: list[Shelved]) -> None:
                 gr.HTML("<h2>There and back</h2>")
                 line = gr.Textbox(first, label="Line", max_lines=1, max_length=MAX_LINE, elem_id="line")
                 info = "how far around it to look"
-                distance = gr.Slider(NEAR, FAR, 1.0, step=0.1, label="Distance", info=info, elem_id="distance")
+                distance = gr.Slider(NEAR, FAR, near, step=0.1, label="Distance", info=info, elem_id="distance")
                 find = gr.Button("Look around", elem_id="look")
                 around = gr.HTML("", elem_id="around")
             with gr.Column(min_width=300):
@@ -132,7 +139,7 @@ def build(tab: gr.Tab, models: list[Shelved]) -> None:
                 draw = gr.Button("Draw new ones", variant="primary", elem_id="draw")
                 drawn = gr.HTML("", elem_id="drawn")
     quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 4}
-    picked = pick.change(None, pick, [a, b, line], js=SUIT.format(ends=json.dumps(ends)), **quick)
+    picked = pick.change(None, pick, [a, b, line, distance], js=SUIT.format(ends=json.dumps(ends)), **quick)
     for triggers, handler, inputs, output in (
         ([a.submit, b.submit, a.blur, b.blur, way.input], on_morph, [pick, a, b, way], morphed),
         ([line.submit, find.click, distance.release], on_return, [pick, line, distance], around),
