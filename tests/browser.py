@@ -62,6 +62,12 @@ class Visit:
         self.until(lambda: "characters per second" in self.status and self.page.is_disabled("#stop"), "the end of a text")
         return self.text
 
+    def pick(self, model):
+        """Choose a model, and wait until the page says what it is: then the prompt suits it as well."""
+        before = self.page.inner_text("#about")
+        self.page.click(f"#models input[value='{model}']")
+        self.until(lambda: self.page.inner_text("#about") != before, "what the model is")
+
     def generate(self, prompt=None):
         if prompt is not None:
             self.page.fill("#prompt textarea", prompt)

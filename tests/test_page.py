@@ -75,7 +75,7 @@ def test_generate_writes_the_text_of_the_seed_that_it_shows(visit):
 def test_a_locked_seed_writes_the_same_text_twice_and_a_free_one_does_not(visit, slow):
     first = visit()
     first.page.fill("#length input[type=number]", "50")
-    first.page.click("#models input[value='bigram-shakespeare']")
+    first.pick("bigram-shakespeare")
     first.generate()
     one = first.done()
     first.page.click("#more button")
@@ -152,7 +152,7 @@ def test_continue_after_the_server_has_forgotten_the_text(visit):
 @pytest.mark.browser
 def test_the_other_model_writes_too(visit):
     first = visit()
-    first.page.click("#models input[value='bigram-shakespeare']")
+    first.pick("bigram-shakespeare")
     first.generate("")
     assert len(first.done()) == 300
     assert "model=bigram-shakespeare" in first.query()
@@ -237,7 +237,7 @@ def test_an_unseen_character_is_reported_and_left_out(visit):
 @pytest.mark.browser
 def test_a_model_of_pieces_of_words_takes_any_prompt_and_its_length_counts_tokens(visit):
     first = visit()
-    first.page.click("#models input[value='bpe-shakespeare']")
+    first.pick("bpe-shakespeare")
     first.page.fill("#length input[type=number]", "100")
     first.generate("JULIÉT 👍🏽:")
     text = first.done()

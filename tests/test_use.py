@@ -99,7 +99,7 @@ def test_nothing_else_is_there_to_download(address, path):
 def test_the_panel_follows_the_text_on_the_screen(visit, address):
     first = visit()
     first.page.click("#use > button")
-    first.page.click("#models input[value='bigram-shakespeare']")
+    first.pick("bigram-shakespeare")
     first.page.fill("#length input[type=number]", "60")
     first.generate("O <b>'dear'</b>")
     text = first.done()

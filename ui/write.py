@@ -50,7 +50,7 @@ ABOUT = "<p>{}</p>"
 SUIT = """(id, prompt) => {{
   const suits = ({prompts})[id];
   document.querySelector("#chips").style.display = suits === "" ? "none" : "";
-  return suits !== undefined && !!prompt !== !!suits && {known}.includes(prompt) ? suits : prompt;
+  return [({abouts})[id] ?? "", suits !== undefined && !!prompt !== !!suits && {known}.includes(prompt) ? suits : prompt];
 }}"""
 SEED = '(query) => Number(new URLSearchParams(query).get("seed"))'
 
@@ -275,9 +275,9 @@ def build(page: gr.Blocks, models: list[Shelved]) -> None:
         event.then(None, query, None, js=KEEP_IN_ADDRESS, **quiet)
     abouts = {each.id: ABOUT.format(escape(each.about)) for each in models}
     prompts = {each.id: each.facts["sample"]["prompt"] for each in models}
-    known = json.dumps([*CHIPS, *set(prompts.values())])
-    model.change(None, model, about, js=f"(id) => ({json.dumps(abouts)})[id] ?? ''", **quiet)
-    model.change(None, [model, prompt], prompt, js=SUIT.format(prompts=json.dumps(prompts), known=known), **quiet)
+    suit = {"abouts": abouts, "prompts": prompts, "known": [*CHIPS, *set(prompts.values())]}
+    suit_js = SUIT.format(**{name: json.dumps(each) for name, each in suit.items()})
+    model.change(None, [model, prompt], [about, prompt], js=suit_js, **quiet)
     copy_link.click(None, query, None, js=COPY_LINK, **quiet)
     copy_python.click(None, program, None, js=COPY_PYTHON, **quiet)
     for chip in chips:
