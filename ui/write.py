@@ -46,7 +46,7 @@ BUTTONS = """(sheet) => {
   return [!writing, writing, !writing && !full].map((interactive) => ({ interactive, __type__: "update" }));
 }"""
 ABOUT = "<p>{}</p>"
-# A prompt of a play is nothing to a model of names, and the other way round; what a visitor typed stays.
+# What a model is, and a prompt that suits it: one of a play is nothing to a model of names; what a visitor typed stays.
 SUIT = """(id, prompt) => {{
   const suits = ({prompts})[id];
   document.querySelector("#chips").style.display = suits === "" ? "none" : "";
