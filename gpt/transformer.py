@@ -61,7 +61,7 @@ class GPTConfig:
         return {
             "architectures": ["Qwen3ForCausalLM"],
             "model_type": "qwen3",
-            "dtype": "float32",
+            "dtype": "float32",  # to compute in, whatever the weights are stored in
             **{name: value for name, value in self._sizes().items() if name != "rope_theta"},
             **self._fixed(self.num_hidden_layers),
             "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
