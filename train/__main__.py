@@ -20,7 +20,7 @@ from train import data as texts
 from train.card import duration
 from train.count import counted_ngram
 from train.evaluate import held_out, reading, spelled
-from train.latent import POINTS, bound
+from train.latent import bound
 from train.mix import mix
 from train.processes import Processes
 from train.publish import publish
@@ -34,7 +34,7 @@ SHAPE = (
     ("width", int, "channels"),
     ("context", int, "tokens seen at once"),
     ("dropout", float, "share of the channels dropped in training"),
-    ("free-bits", float, "nats that each number of a vae's space costs for free: more of them hold more of a line"),
+    ("free_bits", float, "nats that each number of a vae's space costs for free: more of them hold more of a line"),
 )
 
 
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train a model and write a weights folder")
     run.add_argument(
         "kind",
-        choices=("bigram", "ngram", "lstm", "gpt", "mixture", "vae"),
+        choices=(*RECIPES, "ngram", "mixture"),
         help="what to make; a bigram is counted, unless a budget says to learn it",
     )
     run.add_argument("--data", required=True, help=f"a text file, or one of: {', '.join(texts.SOURCES)}")
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
         help="compile the model first: a minute that pays in a run of ten (on a GPU yes, else no)",
     )
     for name, kind, text in SHAPE:
-        run.add_argument(f"--{name}", type=kind, help=f"{text}, if not what suits the minutes")
+        run.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{text}, if not what suits the minutes")
 
     evaluate = commands.add_parser("evaluate", help="held-out loss of a weights folder")
     evaluate.add_argument("model", help="a name under weights/, a folder, or a Hub id")
@@ -104,8 +104,7 @@ def run(args: argparse.Namespace, device: str, processes: Processes) -> Generato
     # As typed, but for where things lie on this machine: the command goes into the card.
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
     command = "python -m train " + shlex.join(words)
-    asked = {name: getattr(args, name) for name in (option.replace("-", "_") for option, _, _ in SHAPE)}
-    shape = {name: value for name, value in asked.items() if value is not None}
+    shape = {name: value for name, _, _ in SHAPE if (value := getattr(args, name)) is not None}
     if args.kind in ("ngram", "mixture", "vae") and processes.size > 1:
         raise ValueError(f"{args.kind} takes one process; start it without torchrun")
     if args.kind == "mixture" and not args.of:
@@ -223,7 +222,7 @@ def evaluate(args: argparse.Namespace) -> None:
     encoded = lm.tokenizer.encode(texts.read(args.data, lines=lm.end_id is not None).parts[1])
     if len(encoded.ids) < 2:
         raise ValueError(f"the last tenth of {args.data} has too few characters to score")
-    score = partial(bound, lm.model, points=POINTS) if isinstance(lm.model, VAE) else partial(held_out, lm.model)
+    score = partial(bound, lm.model) if isinstance(lm.model, VAE) else partial(held_out, lm.model)
     result = score(torch.tensor(encoded.ids), reading(lm.model), spelled=spelled(lm.tokenizer, encoded.ids))
     if encoded.left_out:
         print(f"left out, because this model never saw them: {encoded.left_out!r}", file=sys.stderr)

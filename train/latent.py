@@ -81,7 +81,7 @@ def weighted_costs(model: VAE, inputs: Tensor, targets: Tensor, points: int, gen
 
 
 @torch.inference_mode()
-def bound(model: VAE, ids: Tensor, window: int, points: int = 1, spelled: str | None = None) -> HeldOut:
+def bound(model: VAE, ids: Tensor, window: int, points: int = POINTS, spelled: str | None = None) -> HeldOut:
     """Score the lines in ids (N,), by the bound with so many points. spelled: as `held_out` wants it."""
     was_training = model.training
     model.eval()
@@ -159,7 +159,7 @@ def measured(folder: Path, data: Data, ids: Tensor, spelled: str) -> dict[str, A
     """What a finished run says of the model in its folder: the bound on what the held-out lines in ids (N,) cost, and how
     the latent space is used."""
     lm = cast("LatentModel", load(folder))
-    result = bound(lm.model, ids, reading(lm.model), POINTS, spelled)
+    result = bound(lm.model, ids, reading(lm.model), spelled=spelled)
     return {"held_out": asdict(result) | {"points": POINTS}, "latent": use_of_latent(lm, data, ids)}
 
 
