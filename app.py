@@ -14,8 +14,8 @@ if os.environ.get("SPACES_ZERO_GPU"):
 import torch
 
 from gpt import CheckpointError
-from ui.look import CSS, theme
 from ui.page import build, server
+from ui.theme import CSS, theme
 
 # A small model gains nothing from a second thread, and visitors would take the cores from each other.
 torch.set_num_threads(1)

@@ -33,7 +33,7 @@ learned = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
 entropy = -(pairs / pairs.sum() * counted.log()).sum()
 print(f"counted: {entropy:.4f} nats a character; the tables differ by {(learned - counted).abs().max():.5f} at most")
 
-# Writing: after each character, draw the next from its row.
+# GenerationSession: after each character, draw the next from its row.
 generator, last, written = torch.Generator().manual_seed(1), characters.index("\n") if "\n" in characters else 0, ""
 for _ in range(200):
     last = int(torch.multinomial(learned[last].detach(), 1, generator=generator))

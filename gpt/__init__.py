@@ -4,28 +4,28 @@ from gpt import load, SamplingParams
 load("gpt-shakespeare").generate("ROMEO:", SamplingParams(temperature=0.8, seed=7)).text
 """
 
-from gpt.bigram import Bigram, BigramConfig
 from gpt.checkpoint import CheckpointError, load
-from gpt.generate import Generation, LanguageModel, Row, Score, Step
-from gpt.latent import LatentModel
-from gpt.lstm import LSTM, LSTMConfig
-from gpt.mixture import Mixture, MixtureConfig
-from gpt.ngram import NGram, NGramConfig
+from gpt.generation import BatchGenerator, Generation, GenerationStep, LanguageModel, Score, Sequence
+from gpt.models.bigram import Bigram, BigramConfig
+from gpt.models.lstm import LSTM, LSTMConfig
+from gpt.models.mixture import Mixture, MixtureConfig
+from gpt.models.ngram import NGram, NGramConfig
+from gpt.models.transformer import GPT, GPTConfig, RotatingKVCache
+from gpt.models.vae import VAE, LatentModel, VAEConfig
 from gpt.sampling import SamplingParams
 from gpt.tokenizer import Tokenizer
-from gpt.transformer import GPT, GPTConfig, KVCache
-from gpt.vae import VAE, VAEConfig
 
 __all__ = [
     "GPT",
     "LSTM",
     "VAE",
+    "BatchGenerator",
     "Bigram",
     "BigramConfig",
     "CheckpointError",
     "GPTConfig",
     "Generation",
-    "KVCache",
+    "GenerationStep",
     "LSTMConfig",
     "LanguageModel",
     "LatentModel",
@@ -33,10 +33,10 @@ __all__ = [
     "MixtureConfig",
     "NGram",
     "NGramConfig",
-    "Row",
+    "RotatingKVCache",
     "SamplingParams",
     "Score",
-    "Step",
+    "Sequence",
     "Tokenizer",
     "VAEConfig",
     "load",

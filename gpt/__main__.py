@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from gpt.checkpoint import CheckpointError, load
-from gpt.generate import LanguageModel
+from gpt.generation import LanguageModel
 from gpt.sampling import SamplingParams
 
 DEFAULTS = {field.name: field.default for field in fields(SamplingParams)}
@@ -66,9 +66,9 @@ def opened(model: str, revision: str | None) -> LanguageModel:
 def write(args: argparse.Namespace) -> None:
     params = SamplingParams(**{name: getattr(args, name) for name in DEFAULTS}).seeded()
     lm = opened(args.model, args.revision)
-    left_out = lm.tokenizer.encode(args.prompt).left_out
-    if left_out:
-        print(f"{lm.name} never saw {' '.join(map(repr, left_out))}; left out", file=sys.stderr)
+    unknown_chars = lm.tokenizer.encode(args.prompt).unknown_chars
+    if unknown_chars:
+        print(f"{lm.name} never saw {' '.join(map(repr, unknown_chars))}; left out", file=sys.stderr)
     if args.seed is None:
         print(f"seed {params.seed}", file=sys.stderr)
     print(args.prompt, end="", flush=True)

@@ -13,44 +13,28 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-from gpt.bigram import Bigram, BigramConfig
-from gpt.generate import LanguageModel
-from gpt.latent import LatentModel
-from gpt.lstm import LSTM, LSTMConfig
-from gpt.mixture import Mixture, MixtureConfig
-from gpt.model import CausalModel
-from gpt.ngram import NGram, NGramConfig
+from gpt.generation import LanguageModel
+from gpt.models.base import CausalLM, Config
+from gpt.models.registry import build_model, family_of, parse_config
 from gpt.sampling import SamplingParams
 from gpt.tokenizer import Tokenizer
-from gpt.transformer import GPT, GPTConfig
-from gpt.vae import VAE, VAEConfig
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
-# The model_type of config.json -> the classes that it means. A new model is one more line.
-MODEL_TYPES: dict[str, tuple[Any, Any]] = {
-    "bigram": (Bigram, BigramConfig),
-    "ngram": (NGram, NGramConfig),
-    "lstm": (LSTM, LSTMConfig),
-    "vae": (VAE, VAEConfig),
-    "qwen3": (GPT, GPTConfig),
-    "mixture": (Mixture, MixtureConfig),
-}
-
 HUB_ID = re.compile(r"(?![.])[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)  # as far as it can be told without the Hub
 NEEDED = ("config.json", "tokenizer.json", "model.safetensors")
-FILES = (*NEEDED, "tokenizer_config.json", "generation_config.json", "training.json")  # fetched where they are
+FILES = (*NEEDED, "tokenizer_config.json", "generation_config.json", "training.json")  # fetched source they are
 
 
 class CheckpointError(Exception):
     """Weights that cannot be had: not there, or damaged. Its text is one sentence that says what to do."""
 
 
-def write_aside(path: Path, content: bytes | str) -> None:
+def atomic_write(path: Path, content: bytes | str) -> None:
     """Write a file beside its place and rename it, so that whoever looks finds the old one or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -72,7 +56,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def save(folder: Path, model: CausalModel, tokenizer: Tokenizer) -> None:
+def save(folder: Path, model: CausalLM, tokenizer: Tokenizer) -> None:
     """Write the weights folder of a model: what `load`, and transformers for a GPT, opens.
 
     The weights carry a sha256 of themselves in their header, which `load` checks.
@@ -88,12 +72,12 @@ def save(folder: Path, model: CausalModel, tokenizer: Tokenizer) -> None:
     }
     files: dict[str, bytes | str] = {
         **tokenizer.files(),
-        "config.json": json.dumps(model.config.to_json(), indent=2) + "\n",
+        "config.json": json.dumps(model.config.to_dict(), indent=2) + "\n",
         "generation_config.json": json.dumps(generation, indent=2) + "\n",
         "model.safetensors": safetensors.torch.save(tensors, {"format": "pt", "sha256": _digest(tensors)}),
     }
     for name, content in files.items():
-        write_aside(folder / name, content)
+        atomic_write(folder / name, content)
 
 
 def names() -> list[str]:
@@ -111,7 +95,7 @@ def load(model: str | os.PathLike[str], revision: str | None = None) -> Language
     if revision is not None and (name in names() or os.path.isdir(name)):
         raise CheckpointError(f"{name} is on this machine and has no revision {revision!r}; leave it out, or give a Hub id")
     if name in names():
-        return open_folder(WEIGHTS / name, name, mend=f"restore it with `git checkout -- weights/{name}`")
+        return open_folder(WEIGHTS / name, name, hint=f"restore it with `git checkout -- weights/{name}`")
     if os.path.isdir(name):  # unlike Path.is_dir, no error for what can be no path
         return open_folder(Path(name), Path(name).resolve().name)
     if name.endswith(".pt2") and os.path.isfile(name):
@@ -129,16 +113,16 @@ def _from_hub(repo: str, revision: str | None) -> LanguageModel:
 
     try:
         if folder := hub.cached(repo, revision, NEEDED):
-            return open_folder(folder, repo, mend=f"remove it with `hf cache rm model/{repo}`, and open it again")
-        with hub.aside() as aside:
-            _, lm = fetch(repo, revision, hub.find(repo, revision), aside)
-            hub.keep(aside)
+            return open_folder(folder, repo, hint=f"remove it with `hf cache rm model/{repo}`, and open it again")
+        with hub.staging_dir() as staging:
+            _, lm = download(repo, revision, hub.list_files(repo, revision), staging)
+            hub.commit_to_cache(staging)
     except hub.HubError as error:
         raise CheckpointError(str(error)) from None
     return lm
 
 
-def fetch(
+def download(
     repo: str, revision: str | None, sizes: dict[str, int], into: Path, bar: Any = None, token: bool | None = None
 ) -> tuple[Path, LanguageModel]:
     """Download a model from the Hub, which has files of these `sizes` (`hub.find`), and open it.
@@ -150,13 +134,13 @@ def fetch(
     for name in NEEDED:
         if name not in sizes:
             raise CheckpointError(f"{repo} has no {name} on the Hub; what opens here has {', '.join(NEEDED)}")
-    mend = "nothing was kept; tell its author, or open another"
-    _read_small(hub.fetch(repo, revision, NEEDED[:2], into, Silent, token), repo, repo, mend)
-    folder = hub.fetch(repo, revision, FILES, into, bar, token)
-    return folder, open_folder(folder, repo, repo, mend)
+    hint = "nothing was kept; tell its author, or open another"
+    _read_config(hub.download(repo, revision, NEEDED[:2], into, NullProgress, token), repo, hint)
+    folder = hub.download(repo, revision, FILES, into, bar, token)
+    return folder, open_folder(folder, repo, repo, hint)
 
 
-class Silent(tqdm):
+class NullProgress(tqdm):
     """A progress bar that shows nothing."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -164,67 +148,77 @@ class Silent(tqdm):
 
 
 def open_folder(
-    folder: Path, name: str, where: str | None = None, mend: str = "train or download the model again"
+    folder: Path,
+    name: str,
+    source: str | None = None,
+    hint: str = "train or download the model again",
+    device: str | torch.device | None = None,
 ) -> LanguageModel:
-    """Open a weights folder. Raises CheckpointError if something is missing or damaged, which says `where` (the folder,
-    if nothing else is given) and how to `mend` it."""
-    where = where or str(folder)
+    """Open a weights folder.
+
+    Args:
+        folder: The folder.
+        name: What to call the model in messages.
+        source: What to call the folder in messages; its path by default.
+        hint: What to do if something is missing or damaged.
+        device: Where to compute; the CPU by default.
+
+    Raises:
+        CheckpointError: If a file is missing, damaged, or does not fit the others.
+    """
+    source = source or str(folder)
     for file in NEEDED:
         if not (folder / file).is_file():
-            raise CheckpointError(f"{where}/{file} is missing; {mend}")
-    model_class, sizes, tokenizer = _read_small(folder, name, where, mend)
-    with _blaming(f"{where}/model.safetensors", mend):
-        with torch.device("meta"), Unfilled():  # shapes without memory, to compare before any is taken
-            opened = model_class(sizes)
-        expected = {name: tuple(tensor.shape) for name, tensor in opened.state_dict().items()}
+            raise CheckpointError(f"{source}/{file} is missing; {hint}")
+    config, tokenizer = _read_config(folder, source, hint)
+    with _checkpoint_errors(f"{source}/model.safetensors", hint):
+        with torch.device("meta"), skip_init():  # shapes without memory, to compare before any is allocated
+            model = build_model(config)
+        expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         tensors = _read_tensors(folder / "model.safetensors", expected)
-        fitting = {name: tensor.to(own.dtype) for name, own in opened.state_dict().items() for tensor in [tensors[name]]}
-        opened.load_state_dict(fitting, assign=True)  # mapped, not copied, where the type is the same
-    return (LatentModel if isinstance(opened, VAE) else LanguageModel)(opened, tokenizer, name)
+        state_dict = {name: tensors[name].to(own.dtype) for name, own in model.state_dict().items()}
+        model.load_state_dict(state_dict, assign=True)  # memory-mapped, not copied, where the dtype is the same
+    return (family_of(config).lm_class or LanguageModel)(model, tokenizer, name, device)
 
 
-class Unfilled(TorchFunctionMode):
-    """A model that is built in here has shapes alone: what would fill a tensor leaves it as it is.
+class skip_init(TorchFunctionMode):  # noqa: N801 (named after torch.nn.utils.skip_init)
+    """Build a model without initialising its parameters.
 
-    To draw numbers on the device "meta", PyTorch imports torch._dynamo and sympy, which takes as long as torch itself.
+    To sample numbers on the device "meta", PyTorch imports torch._dynamo and sympy, which takes as long as torch itself.
     """
 
+    functions = (
+        torch.Tensor.normal_, torch.Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_
+    )  # fmt: skip
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Return the tensor unchanged where `func` would initialise it."""
         kwargs = kwargs or {}
-        if func.__name__ in ("normal_", "uniform_", "kaiming_uniform_"):
+        if func in self.functions:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
 
-def _read_small(folder: Path, name: str, where: str, mend: str) -> tuple[Any, Any, Tokenizer]:
-    """The class of a model, its sizes and its tokenizer: all but the weights."""
-    with _blaming(f"{where}/config.json", mend):
-        config = _json_object(folder / "config.json")
-        model_type = config.get("model_type")
-        if isinstance(model_type, str) and model_type not in MODEL_TYPES:
-            raise CheckpointError(
-                f"{name} is a model of the kind {model_type[:40]!r}; what opens here is {', '.join(MODEL_TYPES)}"
-            )
-        if not isinstance(model_type, str):
-            raise ValueError("it has no model_type")
-        model_class, config_class = MODEL_TYPES[model_type]
-        sizes = config_class.from_json(config)
-    with _blaming(f"{where}/tokenizer.json", mend):
+def _read_config(folder: Path, source: str, hint: str) -> tuple[Config, Tokenizer]:
+    """The config and the tokenizer of a folder: everything but the weights."""
+    with _checkpoint_errors(f"{source}/config.json", hint):
+        config = parse_config(_json_object(folder / "config.json"))
+    with _checkpoint_errors(f"{source}/tokenizer.json", hint):
         tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
-        if len(tokenizer) != sizes.vocab_size:
-            raise ValueError(f"it has {len(tokenizer)} tokens, config.json says {sizes.vocab_size}")
-    return model_class, sizes, tokenizer
+        if len(tokenizer) != config.vocab_size:
+            raise ValueError(f"it has {len(tokenizer)} tokens, config.json says {config.vocab_size}")
+    return config, tokenizer
 
 
 @contextmanager
-def _blaming(path: str, mend: str) -> Iterator[None]:
+def _checkpoint_errors(path: str, hint: str) -> Iterator[None]:
     """Whatever is wrong with a file becomes a CheckpointError that names it and says what to do."""
     try:
         yield
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); {mend}") from None
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); {hint}") from None
     except ValueError as error:
-        raise CheckpointError(f"{path} is damaged or does not fit ({error}); {mend}") from None
+        raise CheckpointError(f"{path} is damaged or does not fit ({error}); {hint}") from None
 
 
 def _json_object(path: Path) -> dict[str, Any]:

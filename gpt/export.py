@@ -27,11 +27,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpt.checkpoint import MODEL_TYPES, CheckpointError, write_aside
-from gpt.generate import LanguageModel
-from gpt.model import CausalModel, Config
+from gpt.checkpoint import CheckpointError, atomic_write
+from gpt.generation import LanguageModel
+from gpt.models.base import CausalLM, Config
+from gpt.models.registry import MODEL_REGISTRY, family_of, parse_config
 from gpt.tokenizer import Tokenizer
-from gpt.transformer import GPTConfig, KVCache
 
 EXTRA = "archive/extra/"  # where PyTorch puts files of ours in the zip that a .pt2 is
 COMPILE: dict[str, Any] = {
@@ -40,54 +40,15 @@ COMPILE: dict[str, Any] = {
 }
 
 
-class CarriedCache(KVCache):
-    """A KVCache that fills nothing in place: it is made from tensors, and after a call gives new ones.
-
-    The memory (B, L, 2, nkv, W, hs) holds keys and values of the last W positions in their order, the newest last.
-    """
-
-    def __init__(self, memory: Tensor, length: Tensor) -> None:
-        self.memory, self.length = memory, length.long()  # length (B,) comes as a float, exact below 2**24, like the angles
-        self.window, self.is_empty = memory.shape[-2], False
-        self.kept: list[Tensor] = []
-
-    @staticmethod
-    def shapes(config: GPTConfig) -> list[list[int]]:
-        memory = [config.num_hidden_layers, 2, config.num_key_value_heads, config.sliding_window, config.head_dim]
-        return [memory, []]
-
-    def tensors(self) -> list[Tensor]:
-        return [torch.stack(self.kept, dim=1), self.length.float()]
-
-    def key_positions(self, positions: Tensor) -> Tensor:
-        before = self.length[:, None] - self.window + torch.arange(self.window, device=positions.device)  # (B, W)
-        return torch.cat((before, positions), dim=1)
-
-    def extend(self, layer: int, positions: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        seen = torch.cat((self.memory[:, layer], torch.stack((k, v), dim=1)), dim=3)  # (B, 2, nkv, W + T, hs)
-        self.kept.append(seen[:, :, :, -self.window :])
-        return seen[:, 0], seen[:, 1]
-
-    def advance(self, tokens: int) -> None:
-        self.length = self.length + tokens
-
-
-# The model_type of config.json -> how its state becomes a list of tensors, None if it remembers nothing. What is not here
-# cannot be exported: an n-gram finds now more, now less in its table, and a program's shapes may not depend on that.
-CARRIED: dict[str, Any] = {"bigram": None, "qwen3": CarriedCache}
-
-
 class _Stateless(nn.Module):
     """The model as the function of tensors that is exported."""
 
-    def __init__(self, model: CausalModel, carried: Any) -> None:
+    def __init__(self, model: CausalLM, state_class: Any) -> None:
         super().__init__()
-        self.model, self.carried = model, carried
+        self.model, self.state_class = model, state_class
 
     def forward(self, ids: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        if self.carried is None:
-            return self.model(ids)[0], []
-        logits, after = self.model(ids, self.carried(*state))
+        logits, after = self.model(ids, self.state_class(*state))
         return logits, after.tensors()
 
 
@@ -100,20 +61,21 @@ def export(lm: LanguageModel, out: Path, compiled: bool = False) -> None:
         raise ValueError(f"{out} must end in .pt2, as every program of PyTorch does")
     if out.exists():
         raise ValueError(f"{out} is there already; remove it, or choose another --out")
-    config = lm.model.config.to_json()
-    if config["model_type"] not in CARRIED:
-        raise ValueError(f"{lm.name} is a model of the kind {config['model_type']!r}; a program can be {' or '.join(CARRIED)}")
+    state_class = family_of(lm.model.config).functional_state
+    if state_class is None:
+        exportable = " or ".join(family.name for family in MODEL_REGISTRY.values() if family.functional_state)
+        raise ValueError(f"{lm.name} is {family_of(lm.model.config).title}, which cannot be exported; give a {exportable}")
     if compiled:  # not known only after a minute
         from torch._inductor.cpp_builder import get_cpp_compiler
 
         with _compiler():
             get_cpp_compiler()
-    carried = CARRIED[config["model_type"]]
-    shapes = carried.shapes(lm.model.config) if carried else []
-    about = {"name": lm.name, "config": config, "window": lm.window, "state": shapes, "compiled": compiled}
+    shapes = state_class.shapes(lm.model.config)
+    about = {"name": lm.name, "config": lm.model.config.to_dict(), "context_length": lm.context_length, "state": shapes}
+    about["compiled"] = compiled
     about["torch"] = torch.__version__
     files = {"model.json": json.dumps(about, indent=2) + "\n", "tokenizer.json": lm.tokenizer.files()["tokenizer.json"]}
-    program = _trace(_Stateless(copy.deepcopy(lm.model).cpu().eval().requires_grad_(False), carried), shapes)
+    program = _trace(_Stateless(copy.deepcopy(lm.model).cpu().eval().requires_grad_(False), state_class), shapes)
     content = io.BytesIO()  # not a path, which PyTorch would write into the file
     if compiled:
         from torch.export.pt2_archive import _package
@@ -123,7 +85,7 @@ def export(lm: LanguageModel, out: Path, compiled: bool = False) -> None:
         program._example_inputs = None  # they are as large as a cache, and pickled
         torch.export.save(program, content, extra_files=files)
     try:
-        write_aside(out, content.getvalue())
+        atomic_write(out, content.getvalue())
     except OSError as error:
         raise ValueError(f"{out} cannot be written ({error.strerror or error}); choose another --out") from None
 
@@ -160,35 +122,44 @@ def _compile(program: torch.export.ExportedProgram) -> list[Any]:
     return [file for file in files if not str(file).endswith(".cpp")]  # their source, which nothing reads
 
 
-class CarriedState(list[Tensor]):
-    """The state of a program: a list of tensors, rows first."""
+class FunctionalState(list[Tensor]):
+    """The state of a program: a list of tensors with the batch in the first dimension."""
 
     @classmethod
-    def stack(cls, states: "Sequence[CarriedState]") -> "CarriedState":
-        """The rows of several states as the batch of one."""
+    def merge(cls, states: "Sequence[FunctionalState]") -> "FunctionalState":
+        """Concatenate the batches of several states."""
         return cls(map(torch.cat, zip(*states, strict=True)))
 
-    def split(self) -> "list[CarriedState]":
-        """Its rows, each a state of one row."""
-        return [CarriedState(row) for row in zip(*(tensor.split(1) for tensor in self), strict=True)]
+    def extract(self, i: int) -> "FunctionalState":
+        """Copy sequence `i`."""
+        return FunctionalState(tensor[i : i + 1].clone() for tensor in self)
+
+    def clone(self) -> "FunctionalState":
+        """Copy all sequences."""
+        return FunctionalState(tensor.clone() for tensor in self)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its tensors, in bytes."""
+        return sum(tensor.nbytes for tensor in self)
 
 
-class Program(CausalModel):
+class Program(CausalLM):
     """A program behind the contract of every model."""
 
-    def __init__(self, run: Callable[..., Any], config: Config, window: int, shapes: list[list[int]]) -> None:
+    def __init__(self, run: Callable[..., Any], config: Config, context_length: int, shapes: list[list[int]]) -> None:
         super().__init__()
-        self.run, self.config, self.window, self.shapes = run, config, window, shapes
+        self.run, self.config, self.context_length, self.shapes = run, config, context_length, shapes
 
     def train(self, mode: bool = True) -> "Program":
         """A program is what it is, and PyTorch's raise an error if they are asked to change."""
         return self
 
-    def forward(self, ids: Tensor, state: CarriedState | None = None) -> tuple[Tensor, CarriedState | None]:
+    def forward(self, ids: Tensor, state: FunctionalState | None = None) -> tuple[Tensor, FunctionalState]:
         if state is None:
-            state = CarriedState(torch.zeros(len(ids), *shape) for shape in self.shapes)
+            state = FunctionalState(torch.zeros(len(ids), *shape) for shape in self.shapes)
         logits, after = self.run(ids, list(state))
-        return logits, CarriedState(after) or None
+        return logits, FunctionalState(after)
 
 
 def open_program(path: str | os.PathLike[str]) -> LanguageModel:
@@ -211,7 +182,7 @@ def open_program(path: str | os.PathLike[str]) -> LanguageModel:
     except Exception:  # whatever PyTorch stumbles over in it; it has no class of its own for that
         here = f"PyTorch {torch.__version__} on this machine cannot run {path}, which {facts['torch']} wrote"
         raise CheckpointError(f"{here}; {make}, here") from None
-    return LanguageModel(Program(run, config, facts["window"], facts["state"]), tokenizer, facts["name"])
+    return LanguageModel(Program(run, config, facts["context_length"], facts["state"]), tokenizer, facts["name"])
 
 
 def _about(path: Path) -> tuple[dict[str, Any], Config, Tokenizer]:
@@ -221,4 +192,4 @@ def _about(path: Path) -> tuple[dict[str, Any], Config, Tokenizer]:
             raise ValueError(f"{damaged} is damaged")
         facts = json.loads(archive.read(EXTRA + "model.json"))
         tokenizer = Tokenizer.from_json(archive.read(EXTRA + "tokenizer.json").decode())
-    return facts, MODEL_TYPES[facts["config"]["model_type"]][1].from_json(facts["config"]), tokenizer
+    return facts, parse_config(facts["config"]), tokenizer

@@ -13,7 +13,7 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 from huggingface_hub.utils import logging
 
-SILENCE = 30.0  # seconds without a byte from the Hub, after which it counts as out of reach
+READ_TIMEOUT_S = 30.0  # seconds without a byte from the Hub, after which it counts as out of reach
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -39,7 +39,7 @@ class _Client(httpx2.Client):
 def fail_fast() -> None:
     """Give the library such a client, once for this process: to change it under a download would break that off."""
     hooks = huggingface_hub.get_session().event_hooks  # among them that which keeps HF_HUB_OFFLINE
-    huggingface_hub.set_client_factory(lambda: _Client(event_hooks=hooks, follow_redirects=True, timeout=SILENCE))
+    huggingface_hub.set_client_factory(lambda: _Client(event_hooks=hooks, follow_redirects=True, timeout=READ_TIMEOUT_S))
     logging.set_verbosity_error()  # its warnings show signed addresses
 
 
@@ -50,7 +50,7 @@ def api(token: str | bool | None = None) -> huggingface_hub.HfApi:
 
 
 @contextmanager
-def asking(repo: str, revision: str | None = None) -> Iterator[None]:
+def translate_hub_errors(repo: str, revision: str | None = None) -> Iterator[None]:
     """Whatever the library raises about a repo becomes a HubError."""
     try:
         yield
@@ -86,16 +86,16 @@ def asking(repo: str, revision: str | None = None) -> Iterator[None]:
         raise HubError(f"{repo} could not be had from the Hub ({reason}); check network and disk, and try again") from None
 
 
-def find(repo: str, revision: str | None = None, token: str | bool | None = None) -> dict[str, int]:
+def list_files(repo: str, revision: str | None = None, token: str | bool | None = None) -> dict[str, int]:
     """The files of a model on the Hub, and the bytes of each. Raises HubError."""
-    with asking(repo, revision):
+    with translate_hub_errors(repo, revision):
         info = api(token).model_info(repo, revision=revision, files_metadata=True)
     return {file.rfilename: file.size or 0 for file in info.siblings or []}
 
 
 def cached(repo: str, revision: str | None, names: tuple[str, ...]) -> Path | None:
     """The folder of a model in the cache, if all of `names` are there. Needs no network."""
-    with asking(repo, revision):
+    with translate_hub_errors(repo, revision):
         try:
             folder = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=list(names), local_files_only=True)
         except errors.LocalEntryNotFoundError:
@@ -104,7 +104,7 @@ def cached(repo: str, revision: str | None, names: tuple[str, ...]) -> Path | No
 
 
 @contextmanager
-def aside() -> Iterator[Path]:
+def staging_dir() -> Iterator[Path]:
     """A folder beside the cache, for what is fetched until it is known to be good. It is gone afterwards."""
     try:
         Path(constants.HF_HUB_CACHE).mkdir(parents=True, exist_ok=True)
@@ -117,24 +117,24 @@ def aside() -> Iterator[Path]:
         yield Path(folder.name)
 
 
-def fetch(
+def download(
     repo: str, revision: str | None, names: tuple[str, ...], into: Path, bar: Any = None, token: str | bool | None = None
 ) -> Path:
     """Download files of a model `into` a cache of its own; the folder with them is named by the commit. Raises HubError.
 
     bar: a tqdm class for the progress, in bytes; the library's own bar if none is given.
     """
-    with asking(repo, revision):
+    with translate_hub_errors(repo, revision):
         return Path(
             api(token).snapshot_download(repo, revision=revision, allow_patterns=list(names), cache_dir=into, tqdm_class=bar)
         )
 
 
-def keep(fetched: Path) -> None:
+def commit_to_cache(staging: Path) -> None:
     """Move what was fetched aside into the cache, the names of branches last, so that nobody finds half of it."""
     for part in ("blobs", "trees", "snapshots", "refs"):
-        for path in fetched.glob(f"models--*/{part}/**/*"):
+        for path in staging.glob(f"models--*/{part}/**/*"):
             if path.is_symlink() or path.is_file():
-                place = Path(constants.HF_HUB_CACHE) / path.relative_to(fetched)
+                place = Path(constants.HF_HUB_CACHE) / path.relative_to(staging)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, place)

@@ -65,7 +65,7 @@ def apply_temperature(logits: Tensor, temperature: float | Tensor) -> Tensor:
     return logits / temperature
 
 
-def keep_top_k(logits: Tensor, k: int) -> Tensor:
+def apply_top_k(logits: Tensor, k: int) -> Tensor:
     """Keep the k greatest, and what equals the last of them; k of 0, or above V, keeps all."""
     if k == 0 or k >= logits.shape[-1]:
         return logits
@@ -73,7 +73,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
     return logits.masked_fill(logits < least, -torch.inf)
 
 
-def keep_top_p(logits: Tensor, p: float) -> Tensor:
+def apply_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep the likeliest until together they hold p or more; the first always stays."""
     if p == 1:
         return logits
@@ -84,7 +84,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(drop.scatter(-1, ids, drop), -torch.inf)
 
 
-def keep_min_p(logits: Tensor, p: float) -> Tensor:
+def apply_min_p(logits: Tensor, p: float) -> Tensor:
     """Keep those at least p times as likely as the likeliest."""
     if p == 0:
         return logits
@@ -95,11 +95,11 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 def sampling_probs(logits: Tensor, params: SamplingParams, temperatures: Tensor | None = None) -> Tensor:
     """(..., V) logits -> (..., V) float64 probabilities to draw from; `temperatures` (..., 1), if given, replace the one."""
     logits = apply_temperature(logits.double(), params.temperature if temperatures is None else temperatures)
-    logits = keep_min_p(keep_top_p(keep_top_k(logits, params.top_k), params.top_p), params.min_p)
+    logits = apply_min_p(apply_top_p(apply_top_k(logits, params.top_k), params.top_p), params.min_p)
     return logits.softmax(dim=-1)
 
 
-def draw(probs: Tensor, uniform: Tensor | float) -> Tensor:
+def sample_from_probs(probs: Tensor, uniform: Tensor | float) -> Tensor:
     """The tokens (...) of (..., V) probabilities, each at `uniform` (...), in [0, 1), of the way up their cumulative sum.
 
     One uniform number a token, whatever the filters: so the same seed stays in step under any settings.
@@ -109,11 +109,11 @@ def draw(probs: Tensor, uniform: Tensor | float) -> Tensor:
     return torch.searchsorted(cumulative / cumulative[..., -1:], uniform, right=True)[..., 0]
 
 
-def sample(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
+def sample(logits: Tensor, params: Sequence[SamplingParams], rng: Sequence[float]) -> Tensor:
     """A token (B,) for each row of logits (B, V), by its own settings; rows with the same filters are computed together."""
-    uniform = torch.tensor(uniforms, dtype=torch.float64)
+    uniform = torch.tensor(rng, dtype=torch.float64)
     if len(params) == 1:
-        return draw(sampling_probs(logits, params[0]), uniform)
+        return sample_from_probs(sampling_probs(logits, params[0]), uniform)
     alike: dict[tuple[float, ...], list[int]] = {}
     for row, p in enumerate(params):
         alike.setdefault((p.temperature > 0, p.top_k, p.top_p, p.min_p), []).append(row)
@@ -121,5 +121,5 @@ def sample(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[
     for rows in alike.values():
         one = params[rows[0]]
         temperatures = torch.tensor([[params[row].temperature] for row in rows], dtype=torch.float64) if one.temperature else None
-        tokens[rows] = draw(sampling_probs(logits[rows], one, temperatures), uniform[rows])
+        tokens[rows] = sample_from_probs(sampling_probs(logits[rows], one, temperatures), uniform[rows])
     return tokens

@@ -15,7 +15,7 @@ class Encoded(NamedTuple):
     """ids, and the different characters that were left out because the tokenizer has no token for them."""
 
     ids: list[int]
-    left_out: str
+    unknown_chars: str
 
 
 class Tokenizer:
@@ -25,6 +25,7 @@ class Tokenizer:
         self.backend = backend
         self.vocab: dict[str, int] = backend.get_vocab()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
+        self.lowercase_only = any(map(str.islower, self.vocab)) and all(token == token.lower() for token in self.vocab)
         self.byte_level = isinstance(backend.decoder, decoders.ByteLevel) and self.vocab.keys() >= set(alphabet)
 
     @classmethod
@@ -98,11 +99,15 @@ class Tokenizer:
         """What to call one of its tokens."""
         return "character" if max(map(len, self.vocab)) == 1 else "token"
 
+    def normalize(self, text: str) -> str:
+        """Lower-case `text` if the vocabulary has small letters and no capitals, as that of names; else return it as it is."""
+        return text.lower() if self.lowercase_only else text
+
     def encode(self, text: str) -> Encoded:
         """Text -> ids, and what was left out, each character once in the order of the text."""
-        left_out = "".join(dict.fromkeys(c for c in text if not self._knows(c)))
-        known = text.translate(dict.fromkeys(map(ord, left_out)))
-        return Encoded(self.backend.encode(known).ids, left_out)
+        unknown_chars = "".join(dict.fromkeys(c for c in text if not self._knows(c)))
+        known = text.translate(dict.fromkeys(map(ord, unknown_chars)))
+        return Encoded(self.backend.encode(known).ids, unknown_chars)
 
     def _knows(self, character: str) -> bool:
         """Whether it has an encoding: in bytes all have one but half of a character pair, which is no text."""

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
-PATIENCE = 60_000  # ms; a bound against hanging, not a claim about speed
+COMPILE_TIMEOUT_S = 60_000  # ms; a bound against hanging, not a claim about speed
 
 
 class Visit:
@@ -22,7 +22,7 @@ class Visit:
 
     def __init__(self, chromium, address, path="", **options):
         self.context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        self.context.set_default_timeout(PATIENCE)
+        self.context.set_default_timeout(COMPILE_TIMEOUT_S)
         self.page = self.context.new_page()
         self.faults = []
         self.page.on("console", lambda m: self.faults.append(m.text) if m.type == "error" else None)
@@ -52,7 +52,7 @@ class Visit:
         return self.page.text_content("#status p") or ""
 
     def until(self, condition, what):
-        deadline = time.monotonic() + PATIENCE / 1000
+        deadline = time.monotonic() + COMPILE_TIMEOUT_S / 1000
         while not condition():
             assert time.monotonic() < deadline, f"waited in vain for {what}; status {self.status!r}, faults {self.faults}"
             self.page.wait_for_timeout(50)
@@ -94,7 +94,7 @@ def served(folder=ROOT, env=os.environ):
     env = {**env, "GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
     with subprocess.Popen([sys.executable, "app.py"], cwd=folder, env=env, stdout=subprocess.DEVNULL) as server:
         try:
-            deadline = time.monotonic() + PATIENCE / 1000
+            deadline = time.monotonic() + COMPILE_TIMEOUT_S / 1000
             while True:
                 try:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/").close()

@@ -16,16 +16,16 @@ from pathlib import Path
 import pytest
 import torch
 from browser import CHROMIUM, FLAGS, Visit, free_port
-from hub import Hub
+from fake_hub import Hub
 from huggingface_hub import constants, set_client_factory
 from huggingface_hub.utils._http import default_client_factory
 
 from gpt import GPT, Bigram, BigramConfig, GPTConfig, LanguageModel, Tokenizer
 from gpt.checkpoint import save
 from gpt.hub import fail_fast
-from train.data import Data
-from train.recipe import GPTRecipe
-from train.run import learn
+from train.configs import GPTTrainConfig
+from train.data import TextDataset
+from train.runs import train
 from train.trainer import Budget
 
 torch.set_num_threads(1)  # the models are so small that a second thread only waits
@@ -122,9 +122,9 @@ def chain_text() -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def data() -> Data:
+def data() -> TextDataset:
     """A text long enough to learn a little from."""
-    return Data("chain", chain(4_000), "0" * 64, None)
+    return TextDataset("chain", chain(4_000), "0" * 64, None)
 
 
 @pytest.fixture
@@ -222,9 +222,9 @@ def train_tiny(data):
     """A function that trains a tiny GPT for a moment and gives the folder that the run wrote."""
 
     def train(out, data=data, seed=1):
-        recipe = GPTRecipe(layers=2, width=32, head_size=32, context=16, batch_tokens=128)
+        config = GPTTrainConfig(layers=2, width=32, head_size=32, context=16, batch_tokens=128)
         command = "python -m train run gpt --steps 20"
-        for _ in learn("gpt", recipe, data, out, Budget(steps=20), seed=seed, command=command):
+        for _ in train("gpt", config, data, out, Budget(steps=20), seed=seed, command=command):
             pass
         return out
 

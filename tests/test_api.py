@@ -15,7 +15,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from gpt import SamplingParams
 from gpt.checkpoint import names
-from ui.shelf import shelf, take
+from ui.model_registry import shelf, take
 
 
 def test_the_api_has_three_clean_endpoints(address):

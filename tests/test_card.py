@@ -10,17 +10,17 @@ import yaml
 
 from gpt.__main__ import parser
 from train.card import card, duration, loss_curve
-from train.data import Data, Source
-from train.run import count
+from train.data import DatasetSource, TextDataset
+from train.runs import count
 
-SOURCE = Source("https://example.org/chain.txt", "", "public domain", "someone/chain", "abc")
+SOURCE = DatasetSource("https://example.org/chain.txt", "", "public domain", "someone/chain", "abc")
 
 
 @pytest.fixture(scope="module")
 def counted(data, tmp_path_factory):
     """What a real run tells of itself, and the folder that it wrote."""
     out = tmp_path_factory.mktemp("counted") / "my-bigram"
-    list(count(Data("chain", data.text, data.sha256, SOURCE), out, 7, "python -m train run bigram"))
+    list(count(TextDataset("chain", data.text, data.sha256, SOURCE), out, 7, "python -m train run bigram"))
     return json.loads((out / "training.json").read_text(encoding="utf-8")), out
 
 
@@ -66,8 +66,8 @@ def test_a_gpt_names_the_library_that_opens_it(facts):
 
 
 def test_a_model_of_other_tokens_is_told_in_bits_that_compare(facts):
-    held_out = facts["held_out"] | {"nats_per_token": 3.0, "bits_per_character": 2.25, "bits_per_byte": 1.5, "tokens": 1234}
-    text = card(facts | {"kind": "gpt", "tokenizer": "gpt2", "vocabulary": 50257, "held_out": held_out, "window": 64}, "tiny")
+    evaluate = facts["held_out"] | {"nats_per_token": 3.0, "bits_per_character": 2.25, "bits_per_byte": 1.5, "tokens": 1234}
+    text = card(facts | {"kind": "gpt", "tokenizer": "gpt2", "vocabulary": 50257, "held_out": evaluate, "window": 64}, "tiny")
     assert "writes one of 50,257 tokens (gpt2) at a time" in text
     assert "sees\nthe last 64 tokens" in text
     assert "1,234 tokens | nats a character |" in text
@@ -78,14 +78,14 @@ def test_a_model_of_other_tokens_is_told_in_bits_that_compare(facts):
 
 def test_figures_are_those_of_the_run(facts):
     _, text = front_matter(card(facts | {"kind": "gpt"}, "tiny"))
-    held_out, baselines = facts["held_out"], facts["baselines"]
-    assert f"| this model | {held_out['nats_per_token']:.4f} | {held_out['bits_per_character']:.4f} |" in text
+    evaluate, baselines = facts["held_out"], facts["baselines"]
+    assert f"| this model | {evaluate['nats_per_token']:.4f} | {evaluate['bits_per_character']:.4f} |" in text
     bigram, uniform = baselines["bigram"], baselines["uniform"]
     assert f"| counting pairs of characters (bigram) | {bigram:.4f} | {bigram / math.log(2):.4f} |" in text
     assert f"| every character alike | {uniform:.4f} | {uniform / math.log(2):.4f} |" in text
     assert f"{facts['parameters']:,} parameters" in text
-    assert f"{held_out['tokens']:,} characters" in text
-    assert f"A byte of that text costs this model {held_out['bits_per_byte']:.4f} bits." in text
+    assert f"{evaluate['tokens']:,} characters" in text
+    assert f"A byte of that text costs this model {evaluate['bits_per_byte']:.4f} bits." in text
     assert "the last character, and learned from chain (public domain, https://example.org/chain.txt)." in text
     assert facts["machine"]["processor"] in text
     assert f"`{facts['command']}`" in text
@@ -136,7 +136,7 @@ def curve(*points):
         "kind": "gpt",
         "data": {"name": "chain"},
         "tokenizer": "char",
-        "curve": [{"step": step, "train": train, "held_out": held_out} for step, train, held_out in points],
+        "curve": [{"step": step, "train": train, "held_out": evaluate} for step, train, evaluate in points],
     }
 
 
@@ -147,21 +147,21 @@ def lines(svg):
 
 
 def test_the_picture_shows_every_point_in_its_place():
-    train, held_out = lines(loss_curve(curve((100, 3.0, 3.1), (200, 2.0, 2.5), (400, 1.5, 2.6))))
-    assert len(train) == len(held_out) == 3
-    for line in (train, held_out):
+    train, evaluate = lines(loss_curve(curve((100, 3.0, 3.1), (200, 2.0, 2.5), (400, 1.5, 2.6))))
+    assert len(train) == len(evaluate) == 3
+    for line in (train, evaluate):
         steps = [x for x, _ in line]
         assert steps[1] - steps[0] == pytest.approx((steps[2] - steps[1]) / 2, abs=0.2)
         assert all(52 <= x <= 540 and 16 <= y <= 280 for x, y in line)
     assert train[0][1] < train[1][1] < train[2][1]  # a lower loss is further down
-    assert held_out[2][1] < held_out[1][1]
+    assert evaluate[2][1] < evaluate[1][1]
     scale = (train[1][1] - train[0][1]) / 1.0
-    assert held_out[1][1] - held_out[0][1] == pytest.approx(scale * 0.6, abs=0.2)
+    assert evaluate[1][1] - evaluate[0][1] == pytest.approx(scale * 0.6, abs=0.2)
 
 
 def test_the_picture_of_a_single_point():
-    (train,), (held_out,) = lines(loss_curve(curve((1, 2.0, 2.0))))
-    assert train == held_out
+    (train,), (evaluate,) = lines(loss_curve(curve((1, 2.0, 2.0))))
+    assert train == evaluate
 
 
 def test_the_title_of_the_picture_is_escaped():

@@ -9,7 +9,7 @@ import torch
 
 import gpt.checkpoint
 from gpt import GPTConfig, SamplingParams, Tokenizer, load
-from gpt.checkpoint import NEEDED, CheckpointError, names, save, write_aside
+from gpt.checkpoint import NEEDED, CheckpointError, atomic_write, names, save
 
 MEND = "train or download the model again"
 
@@ -30,7 +30,7 @@ def metadata(folder) -> dict[str, str]:
         return file.metadata()
 
 
-# Writing
+# GenerationSession
 
 
 def test_a_folder_has_the_files_that_engines_read(folder):
@@ -89,7 +89,7 @@ def test_opening_a_model_leaves_the_random_numbers_alone(folder):
 
 def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "folder" / "file"
-    write_aside(path, "old")
+    atomic_write(path, "old")
 
     def fail(*_):
         raise OSError("the disk is full")
@@ -98,10 +98,10 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(os, step, fail)
             with pytest.raises(OSError, match="the disk is full"):
-                write_aside(path, "new")
+                atomic_write(path, "new")
         assert path.read_text() == "old"
         assert list(path.parent.iterdir()) == [path]
-    write_aside(path, b"new")
+    atomic_write(path, b"new")
     assert path.read_text() == "new"
 
 
@@ -269,7 +269,7 @@ def test_the_greatest_sizes_are_refused_without_taking_memory(folder):
         head_dim=2**18,
         sliding_window=2**15,
     )
-    (folder / "config.json").write_text(json.dumps(greatest.to_json()))
+    (folder / "config.json").write_text(json.dumps(greatest.to_dict()))
     assert "config.json wants" in refusal(folder)
 
 

@@ -20,8 +20,8 @@ from gpt import (
     VAEConfig,
     load,
 )
-from gpt.checkpoint import MODEL_TYPES, save
-from gpt.ngram import count
+from gpt.checkpoint import MODEL_REGISTRY, save
+from gpt.models.ngram import count
 
 WINDOW = 8
 
@@ -69,7 +69,7 @@ TINY = {
 }
 
 
-@pytest.fixture(params=MODEL_TYPES)
+@pytest.fixture(params=MODEL_REGISTRY)
 def model(request, tokenizer):
     return TINY[request.param](len(tokenizer))
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from train import data as texts
-from train.data import Data, Source, cache_folder, random_batch, read
+from train.data import DatasetSource, TextDataset, cache_folder, random_batch, read
 
 CONTENT = "Row upon row of letters, é and all.\n".encode() * 5000
 
@@ -21,7 +21,7 @@ CONTENT = "Row upon row of letters, é and all.\n".encode() * 5000
 def test_a_file_is_read_with_its_name_and_sha256(tmp_path):
     (tmp_path / "my tale.txt").write_bytes(CONTENT)
     data = read(str(tmp_path / "my tale.txt"))
-    assert data == Data("my tale", CONTENT.decode(), hashlib.sha256(CONTENT).hexdigest(), None)
+    assert data == TextDataset("my tale", CONTENT.decode(), hashlib.sha256(CONTENT).hexdigest(), None)
     assert data.prompt == ""
 
 
@@ -31,10 +31,10 @@ def test_new_lines_are_kept_as_they_are(tmp_path):
 
 
 def test_the_last_tenth_is_held_out():
-    data = Data("digits", "0123456789" * 10 + "x", "", None)
-    train, held_out = data.parts
-    assert train + held_out == data.text
-    assert (len(train), len(held_out)) == (90, 11)
+    data = TextDataset("digits", "0123456789" * 10 + "x", "", None)
+    train, evaluate = data.parts
+    assert train + evaluate == data.text
+    assert (len(train), len(evaluate)) == (90, 11)
 
 
 def refusal(data: str) -> str:
@@ -101,7 +101,7 @@ def add_source(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def add(url, content=CONTENT):
-        source = Source(url, hashlib.sha256(content).hexdigest(), "our own", "someone/tale", "Row")
+        source = DatasetSource(url, hashlib.sha256(content).hexdigest(), "our own", "someone/tale", "Row")
         monkeypatch.setitem(texts.SOURCES, "tale", source)
         return source
 
@@ -112,7 +112,7 @@ def add_source(monkeypatch, tmp_path):
 def test_a_source_is_downloaded_once(server, add_source, path):
     source = add_source(server.url + path)
     first = read("tale")
-    assert first == Data("tale", CONTENT.decode(), source.sha256, source)
+    assert first == TextDataset("tale", CONTENT.decode(), source.sha256, source)
     assert first.prompt == "Row"
     server.shutdown()
     assert read("tale") == first

@@ -13,10 +13,10 @@ from itertools import islice
 import pytest
 import torch
 
-from gpt import GPT, Bigram, BigramConfig, KVCache, LanguageModel, SamplingParams, engine, load
+from gpt import GPT, Bigram, BigramConfig, LanguageModel, RotatingKVCache, SamplingParams, engine, load
 from gpt.checkpoint import WEIGHTS
-from gpt.engine import Engine, engine_for
-from gpt.generate import ENGINES
+from gpt.engine.binding import Engine, engine_for
+from gpt.generation import ENGINES
 
 SHAPES = {
     "like the shipped": {},
@@ -84,7 +84,7 @@ def ids_of(model: GPT, rows: int, length: int) -> torch.Tensor:
     return torch.randint(model.config.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0))
 
 
-def read(model: GPT, ids: torch.Tensor) -> list[KVCache]:
+def read(model: GPT, ids: torch.Tensor) -> list[RotatingKVCache]:
     """The caches of rows of ids (B, T), each read alone."""
     with torch.inference_mode():
         return [model(row[None])[1] for row in ids]
@@ -150,14 +150,14 @@ def test_a_state_goes_from_one_to_the_other_and_back(model, built):
             same(fast.forward(ids[:, at].tolist(), caches), expected[:, at])
             at += 1
         length = 1 + turn % 5
-        logits, whole = model(ids[:, at : at + length], KVCache.stack(caches))
+        logits, whole = model(ids[:, at : at + length], RotatingKVCache.stack(caches))
         same(logits, expected[:, at : at + length])
         caches, at = whole.split(), at + length
 
 
 def test_a_state_that_has_read_nothing_starts_a_text(make_gpt, built):
     model = make_gpt()
-    fresh = KVCache(model.config, 1, like=model.lm_head.weight.detach())
+    fresh = RotatingKVCache(model.config, 1, like=model.lm_head.weight.detach())
     ids = ids_of(model, 1, 2)
     with torch.inference_mode():
         expected = model(ids)[0]
@@ -302,7 +302,7 @@ def test_with_a_broken_compiler(lm, expected, cache, tmp_path, monkeypatch, capf
 
 def test_with_a_compiler_that_never_ends(lm, expected, cache, tmp_path, monkeypatch):
     monkeypatch.setenv("CC", script(tmp_path / "slow", "exec sleep 60"))
-    monkeypatch.setattr(engine, "PATIENCE", 0.1)
+    monkeypatch.setattr(engine, "COMPILE_TIMEOUT_S", 0.1)
     check_fallback(lm, expected)
 
 

@@ -144,7 +144,7 @@ def test_the_file_names_no_class_and_no_place_of_ours(exported):
     with zipfile.ZipFile(exported) as archive:
         content = b"".join(archive.read(name) for name in archive.namelist())
         assert archive.read("archive/data/sample_inputs/model.pt") == b""  # which would be a pickle
-    for trace in (b"gpt.transformer", b"gpt.export", b"transformer.py", str(STANDALONE.parent.parent).encode()):
+    for trace in (b"gpt.models.transformer", b"gpt.export", b"transformer.py", str(STANDALONE.parent.parent).encode()):
         assert trace not in content
 
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import httpx2
 import pytest
-from hub import Hub
+from fake_hub import Hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, close_session, constants, file_download
 from huggingface_hub.errors import (
     BadRequestError,

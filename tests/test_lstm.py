@@ -45,5 +45,5 @@ def test_dropout_is_of_training_alone():
 )
 def test_sizes_out_of_range_are_a_sentence(sizes, said):
     with pytest.raises(ValueError) as error:  # noqa: PT011 (its text is what is looked at)
-        LSTMConfig.from_json(LSTMConfig(5).to_json() | sizes)
+        LSTMConfig.from_json(LSTMConfig(5).to_dict() | sizes)
     assert str(error.value).startswith(said)

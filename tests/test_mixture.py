@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from gpt import Bigram, BigramConfig, Mixture, MixtureConfig, NGram, load
-from gpt.checkpoint import MODEL_TYPES, CheckpointError, save
-from gpt.mixture import types
-from gpt.ngram import count
+from gpt.checkpoint import MODEL_REGISTRY, CheckpointError, save
+from gpt.models.mixture import types
+from gpt.models.ngram import count
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_a_folder_has_both_parts_whole(folder, tiny_gpt, ngram):
 
 
 def test_every_other_model_can_be_a_part():
-    assert types().keys() == MODEL_TYPES.keys() - {"mixture"}
+    assert types().keys() == MODEL_REGISTRY.keys() - {"mixture"}
 
 
 @pytest.mark.parametrize(

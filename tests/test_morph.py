@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from ui.morph import DRAWN, ENDS, MAX_LINE, STEPS, offered, on_draw, on_morph, on_return, place
-from ui.shelf import take
+from ui.model_registry import take
+from ui.tabs.morph import DRAWN, ENDS, MAX_LINE, STEPS, offered, on_draw, on_morph, on_return, place
 
 LM = take("vae-names").lm
 

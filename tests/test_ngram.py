@@ -11,7 +11,7 @@ import torch
 
 from gpt import LanguageModel, NGram, NGramConfig, SamplingParams, Tokenizer, load
 from gpt.checkpoint import CheckpointError, save
-from gpt.ngram import FALLBACK, LONGEST, count, discounts, first_code
+from gpt.models.ngram import FALLBACK, LONGEST, count, discounts, first_code
 
 
 def made(text, vocab_size, order, whole=LONGEST, end=None):
@@ -234,7 +234,7 @@ def test_the_file_is_ten_bytes_for_each_sequence(folder, model):
 
 
 def test_config_comes_back(model):
-    assert NGramConfig.from_json(model.config.to_json()) == model.config
+    assert NGramConfig.from_json(model.config.to_dict()) == model.config
 
 
 @pytest.mark.parametrize(

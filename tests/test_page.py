@@ -10,11 +10,11 @@ from html import escape
 from urllib.parse import parse_qsl
 
 import pytest
-from browser import PATIENCE, ROOT, Visit, served
+from browser import COMPILE_TIMEOUT_S, ROOT, Visit, served
 
 from gpt import LanguageModel, SamplingParams
-from ui.shelf import take
-from ui.write import Writing
+from ui.model_registry import take
+from ui.tabs.write import GenerationSession
 
 
 @pytest.mark.browser
@@ -321,8 +321,8 @@ def test_a_phone_shows_prompt_buttons_text_and_settings_in_that_order(visit, sch
 @pytest.mark.parametrize("length", ["1000", "50"])
 def test_closing_the_tab_stops_the_work_and_frees_what_it_held(visit, slow, monkeypatch, length):
     texts = []
-    start = Writing.__init__
-    monkeypatch.setattr(Writing, "__init__", lambda self, *args: (texts.append(self), start(self, *args))[1])
+    start = GenerationSession.__init__
+    monkeypatch.setattr(GenerationSession, "__init__", lambda self, *args: (texts.append(self), start(self, *args))[1])
     first = visit()
     first.page.fill("#length input[type=number]", length)
     first.generate()
@@ -330,7 +330,7 @@ def test_closing_the_tab_stops_the_work_and_frees_what_it_held(visit, slow, monk
         first.done()
         assert texts[-1].row
     first.page.close()
-    deadline = time.monotonic() + PATIENCE / 1000
+    deadline = time.monotonic() + COMPILE_TIMEOUT_S / 1000
     while texts[-1].busy or texts[-1].row or texts[-1].desk.seats:
         assert time.monotonic() < deadline, "the text still holds its memory"
         time.sleep(0.1)

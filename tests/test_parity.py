@@ -12,8 +12,8 @@ from gpt import LanguageModel, SamplingParams, Tokenizer, load
 from gpt.checkpoint import WEIGHTS, save
 from gpt.sampling import sampling_probs
 from train import data as texts
-from train.evaluate import held_out
-from train.run import WINDOW, Texts, counted_bigram
+from train.evaluate import evaluate
+from train.runs import WINDOW, TokenizedDataset, fit_bigram
 
 SHIPPED = WEIGHTS / "gpt-shakespeare"
 W = 16  # the window of the tiny models
@@ -113,7 +113,7 @@ def test_greedy_text_of_the_shipped_gpt_is_the_same(shipped):
     check_greedy(*shipped, "ROMEO:", 500)
 
 
-def data_at_hand() -> texts.Data:
+def data_at_hand() -> texts.TextDataset:
     if not (texts.cache_folder() / "shakespeare.txt").is_file():
         pytest.skip("the text is not in the cache; `python -m train evaluate gpt-shakespeare --data shakespeare` fetches it")
     return texts.read("shakespeare")
@@ -123,7 +123,7 @@ def test_the_shipped_gpt_has_the_loss_that_its_training_told(shipped):
     lm, _ = shipped
     told = json.loads((SHIPPED / "training.json").read_text(encoding="utf-8"))["held_out"]
     ids = torch.tensor(lm.tokenizer.encode(data_at_hand().parts[1]).ids)
-    again = held_out(lm.model, ids, told["window"])
+    again = evaluate(lm.model, ids, told["window"])
     assert again.nats_per_token == pytest.approx(told["nats_per_token"], abs=1e-3)
     assert again.bits_per_character == pytest.approx(told["bits_per_character"], abs=2e-3)
     assert again.tokens == told["tokens"]
@@ -132,9 +132,9 @@ def test_the_shipped_gpt_has_the_loss_that_its_training_told(shipped):
 def test_the_shipped_pieces_of_words_and_their_bits_are_those_that_its_training_told():
     folder = WEIGHTS / "bpe-shakespeare"
     told, data = json.loads((folder / "training.json").read_text(encoding="utf-8")), data_at_hand()
-    pieces, lm = Texts.of(data, 256, told["tokenizer"]), load(folder)
+    pieces, lm = TokenizedDataset.of(data, 256, told["tokenizer"]), load(folder)
     assert lm.tokenizer.files() == pieces.tokenizer.files()
-    again = held_out(lm.model, pieces.held_out, told["window"], pieces.spelled)
+    again = evaluate(lm.model, pieces.evaluate, told["window"], pieces.target_text)
     assert again.bits_per_character == pytest.approx(told["held_out"]["bits_per_character"], abs=2e-3)
     assert again.bits_per_byte == again.bits_per_character  # the text is ASCII
     assert again.bits_per_character == pytest.approx(
@@ -145,11 +145,11 @@ def test_the_shipped_pieces_of_words_and_their_bits_are_those_that_its_training_
 def test_the_shipped_bigram_is_the_counted_one():
     folder = WEIGHTS / "bigram-shakespeare"
     told = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    pieces, lm = Texts.of(data_at_hand(), 1), load(folder)
-    counted, k = counted_bigram(pieces)
+    pieces, lm = TokenizedDataset.of(data_at_hand(), 1), load(folder)
+    counted, k = fit_bigram(pieces)
     assert k == told["k"]
     torch.testing.assert_close(lm.model.logits, counted.logits)
-    assert held_out(lm.model, pieces.held_out, WINDOW).nats_per_token == pytest.approx(
+    assert evaluate(lm.model, pieces.evaluate, WINDOW).nats_per_token == pytest.approx(
         told["held_out"]["nats_per_token"], abs=1e-5
     )
 

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 from browser import served
+from fake_hub import Handler, Hub, Refusal, empty
 from gradio_client import Client
-from hub import Handler, Hub, Refusal, empty
 from huggingface_hub import HfApi, ModelCard, SpaceCard, constants
 
 from gpt import SamplingParams, load
 from gpt.__main__ import main as write
 from gpt.checkpoint import FILES, NEEDED, WEIGHTS, names, save
 from train.__main__ import main as train
-from train.data import SOURCES, Data
+from train.data import SOURCES, TextDataset
 from train.publish import space_files
 
 # the client itself hands httpx2 a file as `data` when it uploads
@@ -289,7 +289,7 @@ def test_a_branch_of_its_own(hub, publish, cli, trained, tmp_path, train_tiny):
 
 
 def test_the_card_says_what_the_run_knows_and_the_hub_takes_it(hub, publish, data, monkeypatch, tmp_path, train_tiny):
-    named = Data("shakespeare", data.text, data.sha256, SOURCES["shakespeare"])
+    named = TextDataset("shakespeare", data.text, data.sha256, SOURCES["shakespeare"])
     train_tiny(tmp_path / "run", named)
     assert publish(folder=tmp_path / "run")[0] == 0
     assert ("POST", "/api/validate-yaml") in hub.requests
@@ -309,7 +309,7 @@ def test_the_card_says_what_the_run_knows_and_the_hub_takes_it(hub, publish, dat
     for figure in (
         f"{facts['parameters']:,}",
         f"the last {facts['window']} characters",
-        f"{facts['held_out']['nats_per_token']:.4f}",
+        f"{facts['evaluate']['nats_per_token']:.4f}",
     ):
         assert figure in text
     assert f"{facts['baselines']['bigram']:.4f}" in text
@@ -359,7 +359,10 @@ DAMAGE = {
     "no json": (lambda f: (f / "config.json").write_text("{"), "it is not JSON"),
     "unknown kind": (lambda f: edit(f, "config.json", model_type="llama"), "a model of the kind 'llama'"),
     "sizes that do not fit": (lambda f: edit(f, "config.json", intermediate_size=64), "config.json wants"),
-    "no check": (lambda f: edit(f, "training.json", check=None), "training.json is damaged, or of an older version"),
+    "no check": (
+        lambda f: edit(f, "training.json", check_posterior_collapse=None),
+        "training.json is damaged, or of an older version",
+    ),
     "a log of nothing": (lambda f: (f / "training.json").write_text("[]"), "training.json is damaged, or of an older version"),
     "no folder": (shutil.rmtree, "is missing; publish a folder that `python -m train run` wrote"),
 }

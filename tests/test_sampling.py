@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from gpt import SamplingParams
-from gpt.sampling import MAX_SEED, apply_temperature, draw, keep_min_p, keep_top_k, keep_top_p, sample, sampling_probs
+from gpt.sampling import (
+    MAX_SEED,
+    apply_min_p,
+    apply_temperature,
+    apply_top_k,
+    apply_top_p,
+    sample,
+    sample_from_probs,
+    sampling_probs,
+)
 
 INF = math.inf
 
@@ -65,69 +74,69 @@ def test_great_logits_do_not_overflow():
 
 
 def test_top_k_keeps_the_k_greatest():
-    assert kept(keep_top_k(torch.tensor([1.0, 4.0, 3.0, 2.0]), 2)) == [1, 2]
+    assert kept(apply_top_k(torch.tensor([1.0, 4.0, 3.0, 2.0]), 2)) == [1, 2]
 
 
 def test_top_k_keeps_what_equals_the_last():
-    assert kept(keep_top_k(torch.tensor([1.0, 3.0, 2.0, 2.0]), 2)) == [1, 2, 3]
+    assert kept(apply_top_k(torch.tensor([1.0, 3.0, 2.0, 2.0]), 2)) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("k", [0, 4, 5, 10**30])
 def test_top_k_of_zero_or_all_and_more_keeps_all(k):
     logits = torch.tensor([1.0, 4.0, 3.0, 2.0])
-    assert torch.equal(keep_top_k(logits, k), logits)
+    assert torch.equal(apply_top_k(logits, k), logits)
 
 
 # Top-p
 
 
 def test_top_p_keeps_until_p_is_held():
-    assert kept(keep_top_p(logs(0.2, 0.5, 0.3), 0.6)) == [1, 2]
+    assert kept(apply_top_p(logs(0.2, 0.5, 0.3), 0.6)) == [1, 2]
 
 
 def test_top_p_stops_when_exactly_p_is_held():
-    assert kept(keep_top_p(logs(0.5, 0.25, 0.25), 0.5)) == [0]
-    assert kept(keep_top_p(logs(0.5, 0.25, 0.25), 0.75)) == [0, 1]
+    assert kept(apply_top_p(logs(0.5, 0.25, 0.25), 0.5)) == [0]
+    assert kept(apply_top_p(logs(0.5, 0.25, 0.25), 0.75)) == [0, 1]
 
 
 def test_top_p_takes_equals_in_their_order():
-    assert kept(keep_top_p(logs(0.25, 0.25, 0.25, 0.25), 0.5)) == [0, 1]
-    assert kept(keep_top_p(torch.zeros(1024), 0.25)) == list(range(256))
+    assert kept(apply_top_p(logs(0.25, 0.25, 0.25, 0.25), 0.5)) == [0, 1]
+    assert kept(apply_top_p(torch.zeros(1024), 0.25)) == list(range(256))
 
 
 @pytest.mark.parametrize("p", [5e-324, 1e-9, 0.1])
 def test_top_p_always_keeps_the_first(p):
-    assert kept(keep_top_p(logs(0.2, 0.5, 0.3), p)) == [1]
+    assert kept(apply_top_p(logs(0.2, 0.5, 0.3), p)) == [1]
 
 
 def test_top_p_just_below_one_drops_only_the_tail():
-    assert kept(keep_top_p(logs(0.5, 0.3, 0.2 - 1e-12, 1e-12), 1 - 1e-9)) == [0, 1, 2]
+    assert kept(apply_top_p(logs(0.5, 0.3, 0.2 - 1e-12, 1e-12), 1 - 1e-9)) == [0, 1, 2]
 
 
 def test_top_p_of_one_keeps_all():
     logits = logs(0.5, 0.5 - 1e-300, 1e-300)
-    assert torch.equal(keep_top_p(logits, 1), logits)
+    assert torch.equal(apply_top_p(logits, 1), logits)
 
 
 # Min-p
 
 
 def test_min_p_keeps_a_share_of_the_likeliest():
-    assert kept(keep_min_p(logs(0.5, 0.3, 0.15, 0.05), 0.5)) == [0, 1]
-    assert kept(keep_min_p(logs(0.5, 0.3, 0.15, 0.05), 0.2)) == [0, 1, 2]
+    assert kept(apply_min_p(logs(0.5, 0.3, 0.15, 0.05), 0.5)) == [0, 1]
+    assert kept(apply_min_p(logs(0.5, 0.3, 0.15, 0.05), 0.2)) == [0, 1, 2]
 
 
 def test_min_p_keeps_what_is_exactly_at_the_share():
-    assert kept(keep_min_p(torch.tensor([0.0, 0.0, -1.0]), 1)) == [0, 1]
+    assert kept(apply_min_p(torch.tensor([0.0, 0.0, -1.0]), 1)) == [0, 1]
 
 
 def test_min_p_just_below_one_keeps_the_likeliest_and_its_equals():
-    assert kept(keep_min_p(logs(0.4, 0.4, 0.2), 1 - 2**-53)) == [0, 1]
+    assert kept(apply_min_p(logs(0.4, 0.4, 0.2), 1 - 2**-53)) == [0, 1]
 
 
 def test_min_p_of_zero_keeps_all():
     logits = logs(1 - 1e-300, 1e-300)
-    assert torch.equal(keep_min_p(logits, 0), logits)
+    assert torch.equal(apply_min_p(logits, 0), logits)
 
 
 # All of them
@@ -167,13 +176,13 @@ def test_nothing_is_edited_in_place():
     before = logits.clone()
     apply_temperature(logits, 0)
     apply_temperature(logits, 0.5)
-    keep_top_k(logits, 3)
-    keep_top_p(logits, 0.5)
-    keep_min_p(logits, 0.5)
+    apply_top_k(logits, 3)
+    apply_top_p(logits, 0.5)
+    apply_min_p(logits, 0.5)
     probs = sampling_probs(logits, SamplingParams(temperature=0.5, top_k=20, top_p=0.9, min_p=0.1))
     assert torch.equal(logits, before)
     before = probs.clone()
-    draw(probs, 0.5)
+    sample_from_probs(probs, 0.5)
     assert torch.equal(probs, before)
 
 
@@ -188,40 +197,40 @@ def test_probabilities_sum_to_one():
 
 def test_draw_by_hand():
     probs = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float64)
-    assert [draw(probs, u) for u in (0.0, 0.2499, 0.25, 0.7499, 0.75, 0.9999)] == [0, 0, 1, 1, 2, 2]
+    assert [sample_from_probs(probs, u) for u in (0.0, 0.2499, 0.25, 0.7499, 0.75, 0.9999)] == [0, 0, 1, 1, 2, 2]
 
 
 def test_draw_at_zero_passes_over_what_may_not_be_drawn():
-    assert draw(torch.tensor([0.0, 0.0, 0.6, 0.4], dtype=torch.float64), 0.0) == 2
+    assert sample_from_probs(torch.tensor([0.0, 0.0, 0.6, 0.4], dtype=torch.float64), 0.0) == 2
 
 
 def test_draw_just_below_one_stays_before_what_may_not_be_drawn():
-    assert draw(torch.tensor([0.3, 0.7, 0.0, 0.0], dtype=torch.float64), 1 - 2**-53) == 1
+    assert sample_from_probs(torch.tensor([0.3, 0.7, 0.0, 0.0], dtype=torch.float64), 1 - 2**-53) == 1
 
 
 def test_draw_just_below_one_stays_in_the_vocabulary_when_the_sum_is_rounded():
     probs = torch.full((10,), 0.1, dtype=torch.float64)
     assert probs.cumsum(0)[-1] < 1  # ten tenths, added up
-    assert draw(probs, 1 - 2**-53) == 9
+    assert sample_from_probs(probs, 1 - 2**-53) == 9
 
 
 def test_draw_from_a_vocabulary_of_one():
     one = torch.ones(1, dtype=torch.float64)
-    assert [draw(one, u) for u in (0.0, 0.5, 1 - 2**-53)] == [0, 0, 0]
+    assert [sample_from_probs(one, u) for u in (0.0, 0.5, 1 - 2**-53)] == [0, 0, 0]
 
 
 def test_what_was_filtered_out_is_never_drawn():
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
         probs = sampling_probs(torch.randn(20, generator=generator) * 3, SamplingParams(top_k=4))
-        uniforms = [0.0, 1 - 2**-53, *torch.rand(50, generator=generator, dtype=torch.float64).tolist()]
-        assert all(probs[draw(probs, u)] > 0 for u in uniforms)
+        rng = [0.0, 1 - 2**-53, *torch.rand(50, generator=generator, dtype=torch.float64).tolist()]
+        assert all(probs[sample_from_probs(probs, u)] > 0 for u in rng)
 
 
 def test_draws_have_the_frequencies_of_the_probabilities():
     probs = torch.tensor([0.1, 0.0, 0.6, 0.3], dtype=torch.float64)
     n = 1000
-    drawn = [draw(probs, (i + 0.5) / n) for i in range(n)]  # evenly over 0 to 1
+    drawn = [sample_from_probs(probs, (i + 0.5) / n) for i in range(n)]  # evenly over 0 to 1
     assert [drawn.count(token) for token in range(4)] == [100, 0, 600, 300]
 
 
@@ -276,13 +285,13 @@ def test_seeded_keeps_a_seed_and_draws_one_for_none():
 
 def test_rows_are_sampled_each_by_its_own_settings():
     generator = torch.Generator().manual_seed(0)
-    logits, uniforms = torch.randn(40, 30, generator=generator), torch.rand(40, generator=generator).tolist()
+    logits, rng = torch.randn(40, 30, generator=generator), torch.rand(40, generator=generator).tolist()
     settings = [
         SamplingParams(temperature, top_k, top_p, min_p)
         for temperature in (0, 0.3, 1, 2.5, 0.7)
         for top_k, top_p, min_p in ((0, 1.0, 0.0), (5, 1.0, 0.0), (0, 0.7, 0.0), (9, 0.9, 0.1))
     ] * 2
-    together = sample(logits, settings, uniforms).tolist()
-    alone = [int(draw(sampling_probs(row, p), u)) for row, p, u in zip(logits, settings, uniforms, strict=True)]
+    together = sample(logits, settings, rng).tolist()
+    alone = [int(sample_from_probs(sampling_probs(row, p), u)) for row, p, u in zip(logits, settings, rng, strict=True)]
     assert together == alone
-    assert together == [int(sample(row[None], [p], [u])) for row, p, u in zip(logits, settings, uniforms, strict=True)]
+    assert together == [int(sample(row[None], [p], [u])) for row, p, u in zip(logits, settings, rng, strict=True)]

@@ -24,14 +24,14 @@ SCRIPTS = [*ODD, "👨\u200d👩\u200d👧 日本語\u3000e\u0301 ünï\r\n\0 <|
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_bytes_encode_any_text(bpe, script):
-    ids, left_out = bpe.encode(script)
+    ids, unknown_chars = bpe.encode(script)
     assert bpe.decode(ids) == script
-    assert left_out == ""
+    assert unknown_chars == ""
 
 
 def test_half_of_a_character_pair_is_no_text_even_in_bytes(bpe):
-    ids, left_out = bpe.encode("a\ud800b\udfff")
-    assert (bpe.decode(ids), left_out) == ("ab", "\ud800\udfff")
+    ids, unknown_chars = bpe.encode("a\ud800b\udfff")
+    assert (bpe.decode(ids), unknown_chars) == ("ab", "\ud800\udfff")
 
 
 def test_frequent_pieces_have_a_token_of_their_own(bpe, text):
@@ -63,8 +63,8 @@ def test_new_line_is_always_there():
 
 
 def test_unseen_characters_are_left_out_and_told_once_in_their_order():
-    ids, left_out = Tokenizer.from_text("abc").encode("xaybxzc")
-    assert left_out == "xyz"
+    ids, unknown_chars = Tokenizer.from_text("abc").encode("xaybxzc")
+    assert unknown_chars == "xyz"
     assert ids == Tokenizer.from_text("abc").encode("abc").ids
 
 

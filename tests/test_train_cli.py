@@ -44,7 +44,7 @@ def test_a_bigram_is_counted(run, text_file, tmp_path):
     assert facts["seed"] == 1337
     assert facts["data"]["sha256"] == hashlib.sha256(text_file.read_bytes()).hexdigest()
     assert load(tmp_path / "out").window == 1
-    assert f"{facts['held_out']['nats_per_token']:.4f}" in out + err
+    assert f"{facts['evaluate']['nats_per_token']:.4f}" in out + err
 
 
 def test_an_ngram_is_counted_and_mixed_with_another_model(run, text_file, tmp_path):
@@ -126,7 +126,7 @@ def test_a_gpt_is_trained_in_the_sizes_that_were_asked_for(run, text_file, tmp_p
     assert (facts["seed"], facts["run_steps"], facts["finished"]) == (9, 3, True)
     assert facts["command"].startswith("python -m train run gpt --data ")
     assert (
-        f"step 3: train {facts['train_loss']:.4f}, held out {facts['held_out']['nats_per_token']:.4f} nats a token" in said + err
+        f"step 3: train {facts['train_loss']:.4f}, held out {facts['evaluate']['nats_per_token']:.4f} nats a token" in said + err
     )
     assert "the best so far" in said + err
     line = re.search(r"^\s*([\d,]+) tokens in .*?, ([\d,]+) tokens/s: (.*)$", said + err, re.MULTILINE)
@@ -142,22 +142,22 @@ def test_pieces_of_words_are_trained_and_measured(run, text_file, tmp_path, data
     assert run("run", "gpt", "--data", text_file, "--out", out, *options)[0] == 0
     facts, lm = facts_of(out), load(out)
     assert (facts["tokenizer"], facts["vocabulary"], len(lm.tokenizer)) == ("bpe:280", 280, 280)
-    held_out, (train, last) = facts["held_out"], data.parts
+    evaluate, (train, last) = facts["held_out"], data.parts
     assert lm.tokenizer.files() == Tokenizer.bpe(train, 280).files()
     ids = lm.tokenizer.encode(last).ids
-    assert held_out["tokens"] == len(ids) - 1 < 0.7 * len(last)
-    spelled = len(last) - len(lm.tokenizer.decode(ids[:1]))
-    bits = held_out["nats_per_token"] * held_out["tokens"] / math.log(2)
-    assert held_out["bits_per_character"] == held_out["bits_per_byte"] == pytest.approx(bits / spelled)
+    assert evaluate["tokens"] == len(ids) - 1 < 0.7 * len(last)
+    target_text = len(last) - len(lm.tokenizer.decode(ids[:1]))
+    bits = evaluate["nats_per_token"] * evaluate["tokens"] / math.log(2)
+    assert evaluate["bits_per_character"] == evaluate["bits_per_byte"] == pytest.approx(bits / target_text)
     status, said, _ = run("evaluate", out, "--data", text_file)
-    assert (status, said.split()[4]) == (0, f"{held_out['bits_per_character']:.4f}")
+    assert (status, said.split()[4]) == (0, f"{evaluate['bits_per_character']:.4f}")
     characters = tmp_path / "characters"
     run("run", "bigram", "--data", text_file, "--out", characters)
     assert facts["baselines"] == facts_of(characters)["baselines"]  # which are of characters, whatever the tokens
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "which writes one of 280 tokens (bpe:280) at a time" in card
-    assert f"{held_out['tokens']:,} tokens | nats a character | bits a character |" in card
-    assert f"| {held_out['bits_per_character'] * math.log(2):.4f} | {held_out['bits_per_character']:.4f} |" in card
+    assert f"{evaluate['tokens']:,} tokens | nats a character | bits a character |" in card
+    assert f"| {evaluate['bits_per_character'] * math.log(2):.4f} | {evaluate['bits_per_character']:.4f} |" in card
     assert "character-level" not in card
     assert "one character" not in card
     assert "left out of a prompt" not in card
@@ -217,15 +217,15 @@ def test_evaluate_gives_the_loss_of_the_training(run, text_file, tmp_path):
     for kind, options in (("bigram", []), ("gpt", ["--steps", 3, *SMALL])):
         out = tmp_path / kind
         run("run", kind, "--data", text_file, "--out", out, *options)
-        held_out = facts_of(out)["held_out"]
+        evaluate = facts_of(out)["held_out"]
         status, said, err = run("evaluate", out, "--data", text_file)
         assert (status, err) == (0, "")
         told = re.fullmatch(r"(.*) nats a token, (.*) bits a character, (.*) bits a byte \((.*) tokens\)\n", said)
         nats, bits, bits_per_byte, tokens = told.groups()
-        assert float(nats) == pytest.approx(held_out["nats_per_token"], abs=1e-4)
-        assert float(bits) == pytest.approx(held_out["bits_per_character"], abs=1e-4)
+        assert float(nats) == pytest.approx(evaluate["nats_per_token"], abs=1e-4)
+        assert float(bits) == pytest.approx(evaluate["bits_per_character"], abs=1e-4)
         assert bits_per_byte == bits  # the text is ASCII
-        assert int(tokens.replace(",", "")) == held_out["tokens"]
+        assert int(tokens.replace(",", "")) == evaluate["tokens"]
 
 
 def test_evaluate_tells_what_the_model_never_saw(run, text_file, tmp_path, data):
@@ -316,11 +316,11 @@ def test_cuda_that_is_not_there_is_refused(run, text_file, tmp_path):
     ("options", "compiles"), [("", True), ("--no-compile", False), ("--device cpu", False), ("--device cpu --compile", True)]
 )
 def test_a_gpu_is_used_and_compiled_for_where_there_is_one(run, text_file, tmp_path, monkeypatch, options, compiles):
-    def learn(*_, device, compile, **__):
+    def train(*_, device, compile, **__):
         raise ValueError(f"{device} {compile}")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("train.__main__.learn", learn)
+    monkeypatch.setattr("train.__main__.learn", train)
     said = refused(run("run", "gpt", "--data", text_file, "--out", tmp_path / "out", *options.split()))
     assert said == f"{'cpu' if 'cpu' in options else 'cuda'} {compiles}"
 

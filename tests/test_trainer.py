@@ -6,8 +6,8 @@ import torch
 
 from gpt import Bigram, BigramConfig
 from train import trainer as training
-from train.processes import Processes
-from train.trainer import Budget, Done, Losses, Sample, Step, Trainer, learning_rate_factor
+from train.distributed import DistributedContext
+from train.trainer import Budget, EndEvent, EvalEvent, SampleEvent, StepEvent, Trainer, learning_rate_factor
 
 
 def make(budget, seed=0, evaluations=None, rate=0.1, **options):
@@ -18,12 +18,12 @@ def make(budget, seed=0, evaluations=None, rate=0.1, **options):
         ids = torch.randint(4, (2, 5), generator=generator)
         return ids, (ids + 1) % 4
 
-    held_out = iter(evaluations) if evaluations else None
+    evaluate = iter(evaluations) if evaluations else None
     text = torch.arange(4)
 
     def evaluate():
-        if held_out:
-            return next(held_out)
+        if evaluate:
+            return next(evaluate)
         return torch.nn.functional.cross_entropy(model.logits.detach(), (text + 1) % 4).item()
 
     optimizers = [torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)]
@@ -41,7 +41,7 @@ def test_the_schedule_reaches_the_optimizers():
     trainer = make(Budget(steps=100), rate=0.2)
     rates = []
     for event in trainer.run():
-        if isinstance(event, Step):
+        if isinstance(event, StepEvent):
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
     assert rates == pytest.approx([0.2 * learning_rate_factor(step / 100) for step in range(100)])
 
@@ -49,51 +49,51 @@ def test_the_schedule_reaches_the_optimizers():
 def test_events_come_in_order():
     events = list(make(Budget(steps=250)).run())
     kinds = [type(event) for event in events]
-    look = [Losses, Sample]
+    look = [EvalEvent, SampleEvent]
     # Every hundred steps are 0.4 of the budget; the end is always looked at.
-    assert kinds == [Step] * 100 + look + [Step] * 100 + look + [Step] * 50 + look + [Done]
-    assert [event.step for event in events if isinstance(event, Step)] == list(range(1, 251))
-    assert [event.step for event in events if isinstance(event, Losses)] == [100, 200, 250]
-    assert events[-1] == Done(250, events[-1].seconds, 250 * 2 * 5)
-    assert [event.text for event in events if isinstance(event, Sample)] == ["a text"] * 3
+    assert kinds == [StepEvent] * 100 + look + [StepEvent] * 100 + look + [StepEvent] * 50 + look + [EndEvent]
+    assert [event.step for event in events if isinstance(event, StepEvent)] == list(range(1, 251))
+    assert [event.step for event in events if isinstance(event, EvalEvent)] == [100, 200, 250]
+    assert events[-1] == EndEvent(250, events[-1].seconds, 250 * 2 * 5)
+    assert [event.text for event in events if isinstance(event, SampleEvent)] == ["a text"] * 3
 
 
 def test_a_long_run_is_looked_at_twenty_times():
     events = list(make(Budget(steps=2000)).run())
-    assert [event.step for event in events if isinstance(event, Losses)] == list(range(100, 2001, 100))
+    assert [event.step for event in events if isinstance(event, EvalEvent)] == list(range(100, 2001, 100))
 
 
 def test_progress_runs_to_one():
-    progress = [event.progress for event in make(Budget(steps=50)).run() if isinstance(event, Step)]
+    progress = [event.progress for event in make(Budget(steps=50)).run() if isinstance(event, StepEvent)]
     assert progress == pytest.approx([(i + 1) / 50 for i in range(50)])
 
 
 def test_seconds_and_tokens_only_grow():
     events = list(make(Budget(steps=120)).run())
-    seconds = [event.seconds for event in events if isinstance(event, Losses | Done)]
+    seconds = [event.seconds for event in events if isinstance(event, EvalEvent | EndEvent)]
     assert all(a <= b for a, b in pairwise(seconds))
-    assert all(event.tokens_per_second > 0 for event in events if isinstance(event, Step))
+    assert all(event.tokens_per_second > 0 for event in events if isinstance(event, StepEvent))
 
 
 def test_a_single_step():
     kinds = [type(event) for event in make(Budget(steps=1)).run()]
-    assert kinds == [Step, Losses, Sample, Done]
+    assert kinds == [StepEvent, EvalEvent, SampleEvent, EndEvent]
 
 
 def test_losses_are_means_since_the_last_time():
     events = list(make(Budget(steps=200)).run())
-    steps = [event.loss for event in events if isinstance(event, Step)]
-    losses = [event.train for event in events if isinstance(event, Losses)]
+    steps = [event.loss for event in events if isinstance(event, StepEvent)]
+    losses = [event.train for event in events if isinstance(event, EvalEvent)]
     assert losses == pytest.approx([sum(steps[:100]) / 100, sum(steps[100:]) / 100])
 
 
 def test_the_best_is_the_lowest_so_far():
     events = make(Budget(steps=500), evaluations=[3.0, 2.0, 2.5, 2.0, 1.0]).run()
-    assert [event.best for event in events if isinstance(event, Losses)] == [True, True, False, False, True]
+    assert [event.best for event in events if isinstance(event, EvalEvent)] == [True, True, False, False, True]
 
 
 def test_it_learns():
-    losses = [event.held_out for event in make(Budget(steps=300), rate=0.05).run() if isinstance(event, Losses)]
+    losses = [event.evaluate for event in make(Budget(steps=300), rate=0.05).run() if isinstance(event, EvalEvent)]
     assert losses[-1] < losses[0] / 2 < math.log(4) / 2
 
 
@@ -104,7 +104,7 @@ def test_a_target_of_minus_one_does_not_count():
 
 
 def test_a_seed_repeats_and_another_differs():
-    one, again, other = ([e.loss for e in make(Budget(steps=20), seed).run() if isinstance(e, Step)] for seed in (1, 1, 2))
+    one, again, other = ([e.loss for e in make(Budget(steps=20), seed).run() if isinstance(e, StepEvent)] for seed in (1, 1, 2))
     assert one == again
     assert one != other
 
@@ -118,7 +118,7 @@ def test_training_mode_is_back_after_every_look():
         return sample()
 
     trainer.sample = sample_in_eval
-    assert all(trainer.model.training for event in trainer.run() if not isinstance(event, Done))
+    assert all(trainer.model.training for event in trainer.run() if not isinstance(event, EndEvent))
 
 
 @pytest.mark.parametrize("stop", [1, 37, 99, 100, 150, 199])
@@ -164,10 +164,10 @@ def test_minutes_are_the_time_that_was_spent(monkeypatch):
     trainer.batch = clock.takes(0.5, trainer.batch)
     trainer.evaluate = clock.takes(2, trainer.evaluate)
     events = list(trainer.run())
-    steps = [event for event in events if isinstance(event, Step)]
+    steps = [event for event in events if isinstance(event, StepEvent)]
     assert steps[9].progress == pytest.approx(5 / 60)
     assert {event.tokens_per_second for event in steps[:9]} == {20}
-    looks = [event.seconds for event in events if isinstance(event, Losses)]
+    looks = [event.seconds for event in events if isinstance(event, EvalEvent)]
     assert looks == [32, 62]  # half a minute of two: a look costs as much as dozens of steps
     assert events[-1].seconds == 62
     assert events[-1].step == 116
@@ -193,10 +193,10 @@ def timed(monkeypatch):
 def test_where_the_time_goes(timed):
     trainer, clock = timed()
     for event in trainer.run():
-        if not isinstance(event, Done):
+        if not isinstance(event, EndEvent):
             clock.now += 64  # whoever listens saves
     parts = {"data": 2, "forward": 4, "backward": 8, "optimizer": 16, "evaluation": 48, "saving": 4 * 64}
-    assert trainer.spent == event.spent == parts
+    assert trainer.timings == event.timings == parts
     assert clock.now - 100 == sum(parts.values())
 
 
@@ -204,7 +204,7 @@ def test_the_first_batch_of_a_shape_is_compiling(timed, monkeypatch):
     monkeypatch.setattr(training.torch, "compile", lambda loss, dynamic: loss)
     trainer, _ = timed(compile=True)
     *_, done = trainer.run()
-    assert (done.spent["compiling"], done.spent["forward"], done.spent["backward"]) == (14, 2, 4)
+    assert (done.timings["compiling"], done.timings["forward"], done.timings["backward"]) == (14, 2, 4)
 
 
 def test_a_resumed_run_goes_on_counting_its_time(timed):
@@ -214,18 +214,18 @@ def test_a_resumed_run_goes_on_counting_its_time(timed):
     resumed, _ = timed()
     resumed.load_state_dict(state)
     *_, done = resumed.run()
-    assert (done.spent["data"], done.spent["forward"]) == (2, 4)
+    assert (done.timings["data"], done.timings["forward"]) == (2, 4)
     del state["spent"]  # as it was once saved
     older, _ = timed()
     older.load_state_dict(state)
     *_, done = older.run()
-    assert (done.spent["data"], done.spent["forward"]) == (1, 2)
+    assert (done.timings["data"], done.timings["forward"]) == (1, 2)
 
 
 def test_all_processes_go_by_the_clock_of_the_first(monkeypatch):
     clock, heard = Clock(monkeypatch), []
 
-    class Second(Processes):
+    class Second(DistributedContext):
         def sum(self, number):
             heard.append(number)
             return 20.0 * len(heard)
@@ -235,13 +235,13 @@ def test_all_processes_go_by_the_clock_of_the_first(monkeypatch):
 
     trainer = make(Budget(minutes=1), processes=Second(1, 2))
     trainer.batch = clock.takes(1000, trainer.batch)
-    steps = [event for event in trainer.run() if isinstance(event, Step)]
+    steps = [event for event in trainer.run() if isinstance(event, StepEvent)]
     assert [step.progress for step in steps] == pytest.approx([1 / 3, 2 / 3, 1])
     assert set(heard) == {0.0}
 
 
 def test_a_process_trains_on_its_share_and_counts_all():
-    class Fake(Processes):
+    class Fake(DistributedContext):
         def sum(self, number):
             return 1.0
 
@@ -270,12 +270,12 @@ def test_a_compiled_model_learns_the_same(make_gpt):
             return ids[:, :-1], ids[:, 1:]
 
         trainer = Trainer(model, optimizers, batch, lambda: 0.0, lambda: "", Budget(steps=3), compile=compile)
-        return [event.loss for event in trainer.run() if isinstance(event, Step)], trainer
+        return [event.loss for event in trainer.run() if isinstance(event, StepEvent)], trainer
 
     (compiled, trainer), (plain, _) = losses(True), losses(False)
     assert compiled == pytest.approx(plain, abs=1e-4)
     assert trainer.loss != trainer._loss
-    assert trainer.spent["compiling"] > trainer.spent["forward"]
+    assert trainer.timings["compiling"] > trainer.timings["forward"]
 
 
 @pytest.mark.parametrize("low_precision", [True, False])
@@ -283,7 +283,7 @@ def test_weights_stay_in_full_precision(low_precision):
     trainer = make(Budget(steps=5), low_precision=low_precision)
     events = list(trainer.run())
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
-    assert all(math.isfinite(event.loss) for event in events if isinstance(event, Step))
+    assert all(math.isfinite(event.loss) for event in events if isinstance(event, StepEvent))
 
 
 def test_a_loss_that_is_no_number_ends_the_run():

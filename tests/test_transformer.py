@@ -4,8 +4,8 @@ import json
 import pytest
 import torch
 
-from gpt import GPT, GPTConfig, KVCache
-from gpt.transformer import Rotary, rotate
+from gpt import GPT, GPTConfig, RotatingKVCache
+from gpt.models.transformer import RotaryEmbedding, rotate
 
 
 def ids_of(rows: int, length: int, vocab: int = 65, seed: int = 0) -> torch.Tensor:
@@ -48,7 +48,7 @@ def test_stacked_caches_go_on_each_from_its_own_place(make_gpt):
     states = [model(text)[1] for text in texts]
     more = ids_of(4, 20, seed=9)
     alone = torch.cat([model(more[row : row + 1], copy.deepcopy(state))[0] for row, state in enumerate(states)])
-    together = KVCache.stack(states)
+    together = RotatingKVCache.stack(states)
     assert together.length.tolist() == [1, 7, 16, 41]
     torch.testing.assert_close(model(more, together)[0], alone, atol=1e-4, rtol=0)
 
@@ -57,15 +57,15 @@ def test_a_cache_that_has_read_nothing_can_be_stacked(make_gpt):
     model = make_gpt()
     read, more = model(ids_of(1, 7))[1], ids_of(2, 20, seed=9)
     alone = torch.cat([model(more[:1])[0], model(more[1:], copy.deepcopy(read))[0]])
-    fresh = KVCache(model.config, 1, like=alone)
-    torch.testing.assert_close(model(more, KVCache.stack([fresh, read]))[0], alone, atol=1e-4, rtol=0)
+    fresh = RotatingKVCache(model.config, 1, like=alone)
+    torch.testing.assert_close(model(more, RotatingKVCache.stack([fresh, read]))[0], alone, atol=1e-4, rtol=0)
 
 
 def test_stacking_copies(make_gpt):
     model = make_gpt()
     state = model(ids_of(1, 5))[1]
     keys = state.keys.clone()
-    model(ids_of(2, 1), KVCache.stack([state, state]))
+    model(ids_of(2, 1), RotatingKVCache.stack([state, state]))
     assert torch.equal(state.keys, keys)
     assert state.length.tolist() == [5]
 
@@ -89,14 +89,14 @@ def test_rotate_by_a_quarter_turn():
 
 
 def test_rotary_angles_by_hand():
-    cos, sin = Rotary(GPTConfig(vocab_size=2, head_dim=4, rope_theta=100.0))(torch.tensor([[0, 3]]))
+    cos, sin = RotaryEmbedding(GPTConfig(vocab_size=2, head_dim=4, rope_theta=100.0))(torch.tensor([[0, 3]]))
     angles = torch.tensor([[0.0, 0.0, 0.0, 0.0], [3.0, 0.3, 3.0, 0.3]])  # 3 / 100 ** (0/4), 3 / 100 ** (2/4), and again
     torch.testing.assert_close(cos[0, 0], angles.cos())
     torch.testing.assert_close(sin[0, 0], angles.sin())
 
 
 def test_rotated_products_depend_on_the_distance_alone():
-    rotary = Rotary(GPTConfig(vocab_size=2, head_dim=32))
+    rotary = RotaryEmbedding(GPTConfig(vocab_size=2, head_dim=32))
     q, k = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
 
     def product(at_q: int, at_k: int) -> float:
@@ -115,7 +115,7 @@ def test_dropout_is_for_training_alone(make_gpt):
     assert torch.equal(model.eval()(ids)[0], plain(ids)[0])
     model.train()
     assert not torch.equal(model(ids)[0], model(ids)[0])
-    assert model.config.to_json() == plain.config.to_json()
+    assert model.config.to_dict() == plain.config.to_dict()
 
 
 def test_gradients_reach_every_weight(make_gpt):
@@ -126,7 +126,7 @@ def test_gradients_reach_every_weight(make_gpt):
 
 def test_config_comes_back_from_json():
     config = GPTConfig(vocab_size=65, num_attention_heads=4, num_key_value_heads=2, rope_theta=5e5)
-    assert GPTConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert GPTConfig.from_json(json.loads(json.dumps(config.to_dict()))) == config
 
 
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")
@@ -136,14 +136,14 @@ SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", 
 @pytest.mark.parametrize("name", [*SIZES, "num_key_value_heads", "sliding_window"])
 def test_a_size_that_cannot_be_is_refused(name, value):
     with pytest.raises(ValueError, match=f"^{name} is .*; it must be") as error:
-        GPTConfig.from_json(GPTConfig(vocab_size=65).to_json() | {name: value})
+        GPTConfig.from_json(GPTConfig(vocab_size=65).to_dict() | {name: value})
     assert repr(value) in str(error.value)
 
 
 @pytest.mark.parametrize("value", [None, 0, -1.0, float("nan"), float("inf"), True, "1", 10**400])
 @pytest.mark.parametrize("name", ["rms_norm_eps", "rope_theta"])
 def test_a_number_that_cannot_be_is_refused(name, value):
-    config = GPTConfig(vocab_size=65).to_json()
+    config = GPTConfig(vocab_size=65).to_dict()
     if name == "rope_theta":
         config["rope_parameters"] = {"rope_type": "default", "rope_theta": value}
     else:
@@ -155,7 +155,7 @@ def test_a_number_that_cannot_be_is_refused(name, value):
 @pytest.mark.parametrize("rope", [None, 3, [], {}, {"rope_theta": 1e4}, {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4}])
 def test_other_rotary_positions_are_refused(rope):
     with pytest.raises(ValueError, match=r"^rope_parameters is .*; this GPT has rope_type 'default'$"):
-        GPTConfig.from_json(GPTConfig(vocab_size=65).to_json() | {"rope_parameters": rope})
+        GPTConfig.from_json(GPTConfig(vocab_size=65).to_dict() | {"rope_parameters": rope})
 
 
 @pytest.mark.parametrize(
@@ -173,11 +173,11 @@ def test_other_rotary_positions_are_refused(rope):
 )
 def test_what_qwen3_can_and_this_model_cannot_is_refused(name, value):
     with pytest.raises(ValueError, match=f"^{name} is .*; this GPT has"):
-        GPTConfig.from_json(GPTConfig(vocab_size=65).to_json() | {name: value})
+        GPTConfig.from_json(GPTConfig(vocab_size=65).to_dict() | {name: value})
 
 
 def test_every_key_of_the_config_is_needed():
-    config = GPTConfig(vocab_size=65).to_json()
+    config = GPTConfig(vocab_size=65).to_dict()
     names = {*GPTConfig.__dataclass_fields__, "rope_parameters", "layer_types", "hidden_act"} - {"rope_theta", "eos_token_id"}
     for name in names:
         with pytest.raises(ValueError, match=f"^{name} is None"):

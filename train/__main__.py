@@ -18,15 +18,15 @@ from gpt import VAE, CheckpointError, load
 from gpt.hub import HubError
 from train import data as texts
 from train.card import duration
-from train.count import counted_ngram
-from train.evaluate import held_out, reading, spelled
-from train.latent import bound
-from train.mix import mix
-from train.processes import Processes
+from train.configs import TRAIN_CONFIGS, TrainConfig
+from train.counting import fit_ngram
+from train.distributed import DistributedContext
+from train.evaluate import eval_context, evaluate, target_text
+from train.mixture import fit_mixture
 from train.publish import publish
-from train.recipe import RECIPES, Recipe
-from train.run import count, learn
-from train.trainer import Budget, Done, Event, Losses, Sample, Step
+from train.runs import fit_counts, train
+from train.tasks.vae import iwae_bound
+from train.trainer import Budget, EndEvent, EvalEvent, Event, SampleEvent, StepEvent
 
 DEFAULT_MINUTES = 20.0
 SHAPE = (
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train a model and write a weights folder")
     run.add_argument(
         "kind",
-        choices=(*RECIPES, "ngram", "mixture"),
+        choices=(*TRAIN_CONFIGS, "ngram", "mixture"),
         help="what to make; a bigram is counted, unless a budget says to learn it",
     )
     run.add_argument("--data", required=True, help=f"a text file, or one of: {', '.join(texts.SOURCES)}")
@@ -96,10 +96,10 @@ def pick_device(args: argparse.Namespace) -> str:
     return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def run(args: argparse.Namespace, device: str, processes: Processes) -> Generator[Event]:
-    with processes.first_goes_first():  # the first may have to download it
+def run(args: argparse.Namespace, device: str, processes: DistributedContext) -> Generator[Event]:
+    with processes.main_process_first():  # the first may have to download it
         data = texts.read(args.data, args.lines)
-    if processes.is_first and any(data.left_out.values()):
+    if processes.is_main_process and any(data.left_out.values()):
         print(f"Lines of {data.name} that were left out: {told(data.left_out)}.", file=sys.stderr)
     # As typed, but for where things lie on this machine: the command goes into the card.
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
@@ -117,13 +117,13 @@ def run(args: argparse.Namespace, device: str, processes: Processes) -> Generato
         given = {**shape, **{name: True for name in ("minutes", "steps", "resume", "device", "compile") if getattr(args, name)}}
         if given:
             raise ValueError(f"counting knows no {', '.join(given)}; leave it out")
-        return count(
+        return fit_counts(
             data,
             args.out,
             args.seed,
             command,
             "ngram",
-            lambda t: counted_ngram(t.train, len(t.tokenizer), t.end_id),
+            lambda t: fit_ngram(t.train, len(t.tokenizer), t.end_id),
             args.tokenizer,
         )
     if args.kind == "bigram":
@@ -136,39 +136,39 @@ def run(args: argparse.Namespace, device: str, processes: Processes) -> Generato
                 )
             if processes.size > 1:
                 raise ValueError("counting takes one process; start it without torchrun, or give --steps to learn")
-            return count(data, args.out, args.seed, command, tokenizer=args.tokenizer)
+            return fit_counts(data, args.out, args.seed, command, tokenizer=args.tokenizer)
     recipe_of = partial(suits, minutes=args.minutes or DEFAULT_MINUTES, shape=shape, data=data)
     if args.minutes is None and args.steps is None:
         args.minutes = DEFAULT_MINUTES
-    compiles = args.kind == "mixture" or RECIPES[args.kind].compiles
+    compiles = args.kind == "mixture" or TRAIN_CONFIGS[args.kind].compiles
     if args.compile and not compiles:
         raise ValueError("PyTorch does not compile an LSTM; leave --compile out")
     compile = (device == "cuda" and compiles) if args.compile is None else args.compile
     budget = Budget(args.steps, args.minutes)
     options = {"seed": args.seed, "command": command, "resume": args.resume, "device": device, "compile": compile}
     if args.kind == "mixture":
-        return mix(data, args.out, args.of, recipe_of, budget, **options)
-    return learn(
+        return fit_mixture(data, args.out, args.of, recipe_of, budget, **options)
+    return train(
         args.kind, recipe_of(args.kind), data, args.out, budget, processes=processes, tokenizer=args.tokenizer, **options
     )
 
 
-def suits(kind: str, minutes: float, shape: dict[str, Any], data: texts.Data) -> Recipe:
+def suits(kind: str, minutes: float, shape: dict[str, Any], data: texts.TextDataset) -> TrainConfig:
     """The recipe of a kind of model that suits the minutes, but for the sizes in `shape`, which were asked for."""
-    recipe = RECIPES[kind].for_minutes(minutes)
-    if odd := [name for name in shape if not hasattr(recipe, name)]:
+    config = TRAIN_CONFIGS[kind].preset(minutes)
+    if odd := [name for name in shape if not hasattr(config, name)]:
         raise ValueError(f"a {kind} has no {', '.join(odd)}; leave it out")
     if data.lines:  # a window for the longest, with its start
         shape = {"context": max(map(len, data.text.split("\n"))) + 1} | shape
-    return replace(recipe, **shape)
+    return replace(config, **shape)
 
 
 def told(counts: dict[str, int]) -> str:
     """What was counted, in words: "2 empty, 1 not UTF-8"."""
-    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    return ", ".join(f"{fit_counts:,} {what}" for what, fit_counts in counts.items() if fit_counts)
 
 
-def show(events: Generator[Event], processes: Processes = Processes()) -> None:
+def show(events: Generator[Event], processes: DistributedContext = DistributedContext()) -> None:
     """Print what a run reports. Ctrl-C ends it between two steps, with everything saved."""
     stop = False
 
@@ -179,41 +179,41 @@ def show(events: Generator[Event], processes: Processes = Processes()) -> None:
     signal.signal(signal.SIGINT, ask_to_stop)
     pause = 0.1 if sys.stderr.isatty() else 30  # seconds between two lines in a log file
     look = "{desc} {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
-    with tqdm(total=100, mininterval=pause, bar_format=look, disable=not processes.is_first) as bar:
+    with tqdm(total=100, mininterval=pause, bar_format=look, disable=not processes.is_main_process) as bar:
         for event in events:
-            if processes.is_first:
+            if processes.is_main_process:
                 tell(event, bar)
-            if processes.sum(stop) and not isinstance(event, Done):  # all stop at one step, whoever was asked first
+            if processes.sum(stop) and not isinstance(event, EndEvent):  # all stop at one step, whoever was asked first
                 events.close()
-                if processes.is_first:
+                if processes.is_main_process:
                     bar.write("Stopped. The same command with --resume goes on from here.")
                 sys.exit(130)
 
 
 def tell(event: Event, bar: tqdm) -> None:
     match event:
-        case Step():
+        case StepEvent():
             bar.n = 100 * event.progress
             bar.set_description_str(f"step {event.step}", refresh=False)
             bar.set_postfix_str(f"loss {event.loss:.3f}, {event.tokens_per_second:,.0f} tokens/s", refresh=False)
             bar.update(0)
-        case Losses():
+        case EvalEvent():
             mark = ", the best so far" if event.best else ""
-            bar.write(f"step {event.step}: train {event.train:.4f}, held out {event.held_out:.4f} nats a token{mark}")
-        case Sample():
+            bar.write(f"step {event.step}: train {event.train:.4f}, held out {event.evaluate:.4f} nats a token{mark}")
+        case SampleEvent():
             bar.write(event.text + "\n")
-        case Done():
+        case EndEvent():
             bar.n = 100
             bar.refresh()
-            if event.spent:  # counting has no parts
+            if event.timings:  # counting has no parts
                 bar.write(account(event))
 
 
-def account(done: Done) -> str:
+def account(done: EndEvent) -> str:
     """Where the time of a run went, in one line."""
-    spent = sorted(done.spent.items(), key=lambda part: -part[1])
-    total = sum(done.spent.values())
-    parts = ", ".join(f"{name} {100 * seconds / total:.1f} %" for name, seconds in spent)
+    timings = sorted(done.timings.items(), key=lambda part: -part[1])
+    total = sum(done.timings.values())
+    parts = ", ".join(f"{name} {100 * seconds / total:.1f} %" for name, seconds in timings)
     return f"{done.tokens:,} tokens in {duration(total)}, {done.tokens / total:,.0f} tokens/s: {parts}"
 
 
@@ -222,8 +222,8 @@ def evaluate(args: argparse.Namespace) -> None:
     encoded = lm.tokenizer.encode(texts.read(args.data, lines=lm.end_id is not None).parts[1])
     if len(encoded.ids) < 2:
         raise ValueError(f"the last tenth of {args.data} has too few characters to score")
-    score = partial(bound, lm.model) if isinstance(lm.model, VAE) else partial(held_out, lm.model)
-    result = score(torch.tensor(encoded.ids), reading(lm.model), spelled=spelled(lm.tokenizer, encoded.ids))
+    score = partial(iwae_bound, lm.model) if isinstance(lm.model, VAE) else partial(evaluate, lm.model)
+    result = score(torch.tensor(encoded.ids), eval_context(lm.model), target_text=target_text(lm.tokenizer, encoded.ids))
     if encoded.left_out:
         print(f"left out, because this model never saw them: {encoded.left_out!r}", file=sys.stderr)
     print(
@@ -237,9 +237,9 @@ def main() -> None:
     try:
         if args.command == "run":
             device = pick_device(args)
-            processes = Processes.join(device)
+            processes = DistributedContext.join(device)
             show(run(args, device, processes), processes)
-            if processes.is_first:
+            if processes.is_main_process:
                 print(f"The model is in {args.out}. Try: python -m gpt --model {shlex.quote(str(args.out))}")
         elif args.command == "evaluate":
             evaluate(args)
@@ -254,7 +254,7 @@ def main() -> None:
     except KeyboardInterrupt:  # before the first step, when there is nothing to keep
         sys.exit(130)
     finally:
-        Processes.leave()
+        DistributedContext.leave()
 
 
 if __name__ == "__main__":

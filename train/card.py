@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from gpt.model import ENDLESS
+from gpt.models.base import UNBOUNDED_CONTEXT
 from gpt.tokenizer import START
 
 PROJECT = "from-bigram-to-gpt"
@@ -34,12 +34,12 @@ def sees(facts: dict[str, Any]) -> str:
         return f"the last {unit(facts)}"
     if "lines" in facts["data"]:
         return "the line so far"
-    return "all before it" if facts["window"] == ENDLESS else f"the last {facts['window']} {unit(facts)}s"
+    return "all before it" if facts["window"] == UNBOUNDED_CONTEXT else f"the last {facts['window']} {unit(facts)}s"
 
 
 def card(facts: dict[str, Any], name: str) -> str:
     """The README.md of a weights folder: front matter for the Hub, then what the model is, knows and costs."""
-    data, held_out, sample = facts["data"], facts["held_out"], facts["sample"]
+    data, evaluate, sample = facts["data"], facts["held_out"], facts["sample"]
     is_gpt, one = facts["kind"] == "gpt", unit(facts)
     front = ModelCardData(
         language="en" if data["name"] == "shakespeare" else None,
@@ -55,13 +55,13 @@ def card(facts: dict[str, Any], name: str) -> str:
                 data["dataset"] or "text",
                 data["name"],
                 "bits_per_character",
-                round(held_out["bits_per_character"], 4),
+                round(evaluate["bits_per_character"], 4),
                 metric_name="bits per character, held out",
             )
         ],
     )
     bits = {
-        "this model": held_out["bits_per_character"],
+        "this model": evaluate["bits_per_character"],
         **{f"{part['name']} alone": part["held_out"]["bits_per_character"] for part in facts.get("parts", ())},
         "counting pairs of characters (bigram)": facts["baselines"]["bigram"] / math.log(2),
         "every character alike": facts["baselines"]["uniform"] / math.log(2),
@@ -97,11 +97,11 @@ pipeline("text-generation", "{name}")({sample["prompt"] or START!r}, max_new_tok
 {KINDS[facts["kind"]].format(unit=one)}, which writes {writes} at a time. It has {facts["parameters"]:,} parameters, sees
 {sees(facts)}, and learned from {data["name"]}{licence}.
 
-| held out: {part}, {held_out["tokens"]:,} {one}s{bounded} | nats a character | bits a character |
+| held out: {part}, {evaluate["tokens"]:,} {one}s{bounded} | nats a character | bits a character |
 |---|---|---|
 {rows}
 
-A byte of that text costs this model {held_out["bits_per_byte"]:.4f} bits.
+A byte of that text costs this model {evaluate["bits_per_byte"]:.4f} bits.
 
 {latent(facts)}{picture}What it writes{after} ({settings}):
 
@@ -139,8 +139,8 @@ def latent(facts: dict[str, Any]) -> str:
     short, prior, among = use["short"], use["prior"], use["among"]
     told = (
         f"Its latent space, on the {use['lines']:,} held-out lines: reconstruction {use['reconstruction']:.2f} nats a line, "
-        f"KL divergence {use['divergence']:.2f}; among {among:,} lines a point tells {use['information']:.2f} nats of its own, "
-        f"of {math.log(among):.2f} that it could; {use['active']} of {facts['recipe']['latent']} numbers are active. Of "
+        f"KL divergence {use['kl_divergence']:.2f}; among {among:,} lines a point tells {use['mutual_information']:.2f} nats of its own, "
+        f"of {math.log(among):.2f} that it could; {use['active']} of {facts['config']['latent']} numbers are active. Of "
         f"{short['lines']:,} lines of up to {short['characters']} characters "
         f"{short['exact']:,} ({short['exact'] / max(1, short['lines']):.0%}) come back exactly from their mean; "
         f"of any line, {use['alike']:.0%} of its characters. Of "

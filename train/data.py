@@ -20,13 +20,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from gpt.checkpoint import write_aside
+from gpt.checkpoint import atomic_write
 
 LONGEST_LINE = 255  # characters of an item; a longer one is left out
 
 
 @dataclass(frozen=True)
-class Source:
+class DatasetSource:
     """A text with a public address, its id as a data set on the Hub if it is one, and a prompt that suits it."""
 
     url: str
@@ -38,14 +38,14 @@ class Source:
 
 
 SOURCES = {
-    "shakespeare": Source(
+    "shakespeare": DatasetSource(
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         "public domain",
         "karpathy/tiny_shakespeare",
         "ROMEO:",
     ),
-    "names": Source(
+    "names": DatasetSource(
         "https://raw.githubusercontent.com/karpathy/makemore/master/names.txt",
         "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
         "public domain",
@@ -57,7 +57,7 @@ SOURCES = {
 
 
 @dataclass(frozen=True)
-class Data:
+class TextDataset:
     """A text and where it is from.
 
     The first 90 % of a running text are to train on, the last 10 % are held out. Lines, one item each, are shuffled first;
@@ -67,12 +67,12 @@ class Data:
     name: str
     text: str
     sha256: str
-    source: Source | None
+    source: DatasetSource | None
     lines: bool = False
     left_out: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of_lines(cls, name: str, content: bytes, source: Source | None = None) -> "Data":
+    def from_lines(cls, name: str, content: bytes, source: DatasetSource | None = None) -> "Data":
         """Raises ValueError if there are fewer than 20 items."""
         left_out = {"empty": 0, f"longer than {LONGEST_LINE} characters": 0, "not UTF-8": 0}
         empty, long, broken = left_out
@@ -119,7 +119,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "from-bigram-to-gpt"
 
 
-def read(data: str, lines: bool = False) -> Data:
+def read(data: str, lines: bool = False) -> TextDataset:
     """Open a text by the name of a source, or from a file; with `lines`, each line of it is an item of its own.
 
     Raises ValueError, in one sentence, if it cannot be read or is no text, OSError never.
@@ -135,15 +135,15 @@ def read(data: str, lines: bool = False) -> Data:
             ) from None
     source, name = SOURCES.get(data), Path(data).stem
     if lines or (source and source.lines):
-        return Data.of_lines(name, content, source)
+        return TextDataset.from_lines(name, content, source)
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{data} is not UTF-8 text (byte {error.start} is no part of it); convert it first") from None
-    return Data(name, text, hashlib.sha256(content).hexdigest(), source)
+    return TextDataset(name, text, hashlib.sha256(content).hexdigest(), source)
 
 
-def _download(name: str, source: Source) -> bytes:
+def _download(name: str, source: DatasetSource) -> bytes:
     """The bytes of a source: from the cache, or from its address, once."""
     path = cache_folder() / f"{name}.txt"
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == source.sha256:
@@ -167,7 +167,7 @@ def _download(name: str, source: Source) -> bytes:
     if found != source.sha256:
         raise ValueError(f"{source.url} gave a text with sha256 {found}, expected {source.sha256}; nothing was kept")
     with suppress(OSError):  # a cache that cannot be written costs another download, no more
-        write_aside(path, content)
+        atomic_write(path, content)
     return content
 
 

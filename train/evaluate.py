@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gpt import GPT, Tokenizer
-from gpt.model import CausalModel
+from gpt.models.base import CausalLM
 from train.data import lines_of, padded
 
 BATCH_TOKENS = 16_384
@@ -19,7 +19,7 @@ WINDOW = 256  # in which a text is read by models that were not trained in windo
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class EvalResult:
     """nats_per_token is the mean over `tokens` targets; the bits are shared by the characters, or the bytes of UTF-8, that
     they spell, so that models with different tokenizers can be compared."""
 
@@ -31,35 +31,35 @@ class HeldOut:
 
 
 @torch.inference_mode()
-def held_out(model: CausalModel, ids: Tensor, window: int, spelled: str | None = None) -> HeldOut:
+def evaluate(model: CausalLM, ids: Tensor, window: int, target_text: str | None = None) -> EvalResult:
     """Score a text of ids (N,): each of its N - 1 next tokens once, in windows that each start afresh, or, if the model is
     one of lines, in those.
 
     spelled: the text of those targets, if it is not a character of one byte for each.
     """
-    each = costs(model, ids, window).double()
-    return shared(each.sum().item(), len(each), window, spelled)
+    each = token_nll(model, ids, window).double()
+    return shared(each.sum().item(), len(each), window, target_text)
 
 
-def shared(nats: float, tokens: int, window: int, spelled: str | None = None) -> HeldOut:
+def shared(nats: float, tokens: int, window: int, target_text: str | None = None) -> EvalResult:
     """What so many nats are for each of so many tokens, and for what they spell."""
-    characters, size = (len(spelled), len(spelled.encode())) if spelled else (tokens, tokens)
+    characters, size = (len(target_text), len(target_text.encode())) if target_text else (tokens, tokens)
     bits = nats / math.log(2)
-    return HeldOut(nats / tokens, bits / characters, bits / size, tokens, window)
+    return EvalResult(nats / tokens, bits / characters, bits / size, tokens, window)
 
 
-def spelled(tokenizer: Tokenizer, ids: list[int]) -> str:
+def target_text(tokenizer: Tokenizer, ids: list[int]) -> str:
     """The text of the targets of a text of ids: all but the first. A character that the first began is not among it."""
     return tokenizer.decode(ids)[len(tokenizer.decode(ids[:1])) :]
 
 
-def reading(model: CausalModel) -> int:
+def eval_context(model: CausalLM) -> int:
     """The window in which a model's held-out text is read: a GPT's own, in which it learned, or 256."""
     return model.window if isinstance(model, GPT) else WINDOW
 
 
 @torch.inference_mode()
-def costs(model: CausalModel, ids: Tensor, window: int) -> Tensor:
+def token_nll(model: CausalLM, ids: Tensor, window: int) -> Tensor:
     """What each next token of a text of ids (N,) costs, (N - 1,), in nats, read as `held_out` says."""
     was_training = model.training
     model.eval()

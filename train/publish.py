@@ -14,7 +14,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Sp
 
 from gpt import CheckpointError, load
 from gpt.checkpoint import FILES, HUB_ID, NEEDED, WEIGHTS, names
-from gpt.hub import LOG_IN, HubError, api, asking
+from gpt.hub import LOG_IN, HubError, api, translate_hub_errors
 from train.card import PROJECT, card
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,17 +99,17 @@ def publish(
             yield "This was a dry run: nothing was sent."
             return
         hub = api()
-        with asking(repo):
+        with translate_hub_errors(repo):
             who = hub.whoami()
             if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
                 raise HubError(f"the token of {who['name']} may only read; {LOG_IN} with one that may write")
-        with asking(repo):
+        with translate_hub_errors(repo):
             found = _existing(hub, repo, "model")
             if found and (private or space) and bool(found.private) != private:
                 now, then = ("private", "leave out --space") if found.private else ("public", "leave out --private")
                 raise HubError(f"{repo} is {now} on the Hub already; change that in its settings, or {then}")
         if space:
-            with asking(space):
+            with translate_hub_errors(space):
                 page = _existing(hub, space, "space")
         commit, told = _upload(hub, repo, "model", files, branch, private, new=not found)
         yield told
@@ -138,7 +138,7 @@ def _existing(hub: HfApi, repo: str, kind: str) -> Any:
 def _upload(hub: HfApi, repo: str, kind: str, files: Files, branch: str, private: bool, new: bool) -> tuple[str, str]:
     """One commit with all the files, or none if all are there. Gives its id and a sentence; undoes what it began."""
     address = f"{hub.endpoint}/{'spaces/' if kind == 'space' else ''}{repo}"
-    with asking(repo, branch), ExitStack() as undo:
+    with translate_hub_errors(repo, branch), ExitStack() as undo:
         if new:
             options: dict[str, Any] = {"space_sdk": "gradio", "space_hardware": HARDWARE} if kind == "space" else {}
             hub.create_repo(repo, repo_type=kind, private=private, **options)

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt.model import CausalModel
-from train.processes import Processes
+from gpt.models.base import CausalLM
+from train.distributed import DistributedContext
 
 
 @dataclass(frozen=True)
-class Step:
+class StepEvent:
     """One update was made. progress runs from 0 to 1; loss is of its batch, in nats a token."""
 
     step: int
@@ -26,18 +26,18 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Losses:
+class EvalEvent:
     """The held-out text was scored. train is the mean over the steps since the last time; both in nats a token."""
 
     step: int
     seconds: float
     train: float
-    held_out: float
+    evaluate: float
     best: bool
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleEvent:
     """A text that the model writes now."""
 
     step: int
@@ -45,16 +45,16 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Done:
+class EndEvent:
     """The budget is used up. spent: where its seconds went, as `Trainer` names the parts."""
 
     step: int
     seconds: float
     tokens: int
-    spent: dict[str, float] = field(default_factory=dict, compare=False)
+    timings: dict[str, float] = field(default_factory=dict, compare=False)
 
 
-Event = Step | Losses | Sample | Done
+Event = StepEvent | EvalEvent | SampleEvent | EndEvent
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: CausalModel,
+        model: CausalLM,
         optimizers: list[torch.optim.Optimizer],
         batch: Callable[[float, torch.Generator], tuple[Tensor, Tensor]],
         evaluate: Callable[[], float],
@@ -112,7 +112,7 @@ class Trainer:
         seed: int = 0,
         low_precision: bool = False,
         compile: bool = False,
-        processes: Processes = Processes(),
+        processes: DistributedContext = DistributedContext(),
         loss: Callable[[Tensor, Tensor, float], Tensor] | None = None,
     ) -> None:
         self.model, self.optimizers, self.budget, self.seed = model, optimizers, budget, seed
@@ -129,7 +129,7 @@ class Trainer:
         self.interval = max(0.05, 100 / budget.steps if budget.steps else 0.5 / (budget.minutes or 1))
         self.next_evaluation = self.interval  # as a share of the budget
         self.losses: list[float] = []  # since the last evaluation
-        self.spent: dict[str, float] = {}  # seconds
+        self.timings: dict[str, float] = {}  # seconds
         self.seen: set[torch.Size] = set()  # shapes of batches that this process has trained on
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class Trainer:
         while True:
             progress = self.budget.progress(self.step, self.seconds)
             if self.losses and (progress >= self.next_evaluation or progress == 1):
-                yield from self._look(progress, clock)
+                yield from self._evaluate(progress, clock)
             if progress == 1:
                 break
             # Every step draws from its own seed, so that a resumed run goes on exactly as it would have. The batch is that
@@ -157,7 +157,7 @@ class Trainer:
             for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * learning_rate_factor(progress)
-            self._lap("data")
+            self._record_time("data")
             loss = self._update(rows, progress)
             self.losses.append(loss)
             if not math.isfinite(loss):
@@ -166,9 +166,9 @@ class Trainer:
             self.step, self.tokens = self.step + 1, self.tokens + tokens
             before, self.seconds = self.seconds, self._elapsed(clock)
             done = self.budget.progress(self.step, self.seconds)
-            yield Step(self.step, done, loss, tokens / (self.seconds - before))
-            self._lap("saving")
-        yield Done(self.step, self.seconds, self.tokens, self.spent)
+            yield StepEvent(self.step, done, loss, tokens / (self.seconds - before))
+            self._record_time("saving")
+        yield EndEvent(self.step, self.seconds, self.tokens, self.timings)
 
     def _update(self, rows: list[Tensor], progress: float) -> float:
         """Make one step, and return its loss over all processes."""
@@ -177,41 +177,41 @@ class Trainer:
             whole = "compiling"
         self.seen.add(rows[0].shape)
         loss = self.other_loss(rows[0], rows[1], progress) if self.other_loss else self.loss(*rows)
-        self._lap(whole or "forward")
+        self._record_time(whole or "forward")
         loss.backward()
-        self._lap(whole or "backward")
+        self._record_time(whole or "backward")
         if self.processes.size > 1:
             self.processes.average([loss.detach(), *(p.grad for p in self.model.parameters() if p.grad is not None)])
-            self._lap("exchange")
+            self._record_time("exchange")
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         number = loss.item()
-        self._lap(whole or "optimizer")
+        self._record_time(whole or "optimizer")
         return number
 
-    def _look(self, progress: float, clock: float) -> Iterator[Event]:
-        held_out = self.evaluate()
+    def _evaluate(self, progress: float, clock: float) -> Iterator[Event]:
+        evaluate = self.evaluate()
         text = self.sample()
         self.model.train()
         train = sum(self.losses) / len(self.losses)
-        best = held_out < self.best
-        self.best, self.losses = min(self.best, held_out), []
+        best = evaluate < self.best
+        self.best, self.losses = min(self.best, evaluate), []
         self.next_evaluation = progress + self.interval - 1e-9  # less than a step: rounding should not add one
         self.seconds = self._elapsed(clock)
-        self._lap("evaluation")
-        yield Losses(self.step, self.seconds, train, held_out, best)
-        yield Sample(self.step, text)
-        self._lap("saving")
+        self._record_time("evaluation")
+        yield EvalEvent(self.step, self.seconds, train, evaluate, best)
+        yield SampleEvent(self.step, text)
+        self._record_time("saving")
 
     def _elapsed(self, clock: float) -> float:
         """Seconds on the first process's clock, so that all of them end at the same step."""
-        return self.processes.sum(time.perf_counter() - clock if self.processes.is_first else 0.0)
+        return self.processes.sum(time.perf_counter() - clock if self.processes.is_main_process else 0.0)
 
-    def _lap(self, part: str) -> None:
+    def _record_time(self, part: str) -> None:
         """Book the time since the last lap."""
         before, self.mark = self.mark, time.perf_counter()
-        self.spent[part] = self.spent.get(part, 0.0) + self.mark - before
+        self.timings[part] = self.timings.get(part, 0.0) + self.mark - before
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later run needs to go on from here: tensors and plain numbers."""

@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 
 from gpt import SamplingParams
-from ui.hub import choices
-from ui.shelf import Shelved, take
-from ui.writing import MAX_TEXT, Ask, Writing
+from ui.hub_panel import choices
+from ui.model_registry import ModelEntry, take
+from ui.session import MAX_TEXT, GenerationRequest, GenerationSession
 
 
 async def generate(
@@ -38,8 +38,8 @@ async def generate(
     with _plainly():
         if not isinstance(length, int) or not 1 <= length <= MAX_TEXT:
             raise ValueError(f"The length is {length!r}; it must be a whole number from 1 to {MAX_TEXT:,}.")
-        ask = Ask(model, prompt, SamplingParams(temperature, top_k, top_p, min_p, length, seed))
-        writing = Writing(ask)
+        ask = GenerationRequest(model, prompt, SamplingParams(temperature, top_k, top_p, min_p, length, seed))
+        writing = GenerationSession(ask)
     async for _ in writing.write(length):
         yield writing.text
 
@@ -52,7 +52,7 @@ def score(model: str, text: str) -> dict[str, Any]:
         text: up to 5,000 characters; those that the model never saw are left out, and told
     """
     with _plainly():
-        return asdict(take(model).lm.score(Ask(model, text, SamplingParams()).prompt))
+        return asdict(take(model).lm.score(GenerationRequest(model, text, SamplingParams()).prompt))
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -64,7 +64,7 @@ def list_models() -> list[dict[str, Any]]:
     ]
 
 
-def _quality(model: Shelved) -> dict[str, float]:
+def _quality(model: ModelEntry) -> dict[str, float]:
     held_out = model.facts.get("held_out")
     return {"bits_per_character": held_out["bits_per_character"]} if held_out else {}
 

@@ -8,8 +8,8 @@ from starlette.middleware import Middleware
 
 from ui import morph, use, write
 from ui.api import generate, list_models, score
-from ui.first import FirstSight
-from ui.shelf import default, shelf
+from ui.model_registry import default, shelf
+from ui.splash import SplashMiddleware
 
 TITLE = "From Bigram to GPT"
 HEADLINE = (
@@ -47,5 +47,5 @@ def engines() -> str:
 def server() -> dict[str, Any]:
     """What the server has beside the page: its first sight, and the files of the models."""
     sample = default().facts["sample"]
-    first = Middleware(FirstSight, title=TITLE, headline=HEADLINE, prompt=sample["prompt"], text=sample["text"])
+    first = Middleware(SplashMiddleware, title=TITLE, headline=HEADLINE, prompt=sample["prompt"], text=sample["text"])
     return {"middleware": [first], "routes": [use.route()]}

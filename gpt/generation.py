@@ -1,0 +1,363 @@
+"""From a prompt to a stream of tokens: prefill, then one step for each token, for one sequence or for many."""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import torch
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+
+from gpt.engine import Engine, engine_for
+from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM
+from gpt.sampling import SamplingParams, sample, sampling_probs
+from gpt.tokenizer import Tokenizer
+
+PREFILL_CHUNK = 256  # tokens of a prompt that are read at once; bounds the memory that a long one needs
+ENGINES = ("C", "PyTorch")
+
+
+@dataclass(frozen=True, eq=False)
+class GenerationStep:
+    """One generated token.
+
+    Attributes:
+        token_id: Its id.
+        text: What it adds to the text; "" while a multi-byte character is incomplete.
+        logprob: Natural logarithm of the model's own probability for it.
+        logits: (V,) the model's own.
+        params: How it was chosen.
+    """
+
+    token_id: int
+    text: str
+    logprob: float
+    logits: Tensor
+    params: SamplingParams
+
+    @property
+    def probs(self) -> Tensor:
+        """(V,) the model's own probabilities, before temperature and filters; computed on access."""
+        return self.logits.log_softmax(dim=-1).exp()
+
+    @property
+    def sampling_probs(self) -> Tensor:
+        """(V,) float64 probabilities after temperature and filters, which the token was sampled from; computed on access."""
+        return sampling_probs(self.logits, self.params)
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One text that is being generated; made by `LanguageModel.prefill`, stepped by a `BatchGenerator`.
+
+    Attributes:
+        params: How to choose each token.
+        remaining: Number of tokens that it may still get.
+        state: What the model remembers of it; None while its `BatchGenerator` holds it in a merged batch.
+        logits: (V,) of the next token, or None if the model has yet to read the last one.
+        rng: Uniform numbers in [0, 1), one for each token.
+        decoder: Turns token ids into text.
+        last_token_id: The last token that was generated.
+    """
+
+    params: SamplingParams
+    remaining: int
+    state: Any
+    logits: Tensor | None
+    rng: Iterator[float]
+    decoder: DecodeStream
+    last_token_id: int = -1
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A generated text.
+
+    Attributes:
+        text: What was generated, without the prompt.
+        token_ids: Its tokens.
+        logprobs: Natural logarithm of the model's own probability for each token.
+        seed: The seed that generates it again.
+        unknown_chars: Characters of the prompt that the model does not know; they were skipped.
+    """
+
+    text: str
+    token_ids: list[int]
+    logprobs: list[float]
+    seed: int
+    unknown_chars: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a model predicts a text.
+
+    Attributes:
+        tokens: The text of each token; U+FFFD for a part of a character.
+        nll: -log p(token | the tokens before it) of each token, in nats. Of a VAE, the importance-weighted upper bound on
+            it (`gpt.models.vae.iwae_nll`).
+        bits_per_character: The sum of `nll` in bits, divided by the number of characters.
+        unknown_chars: Characters that the model does not know; they were skipped.
+    """
+
+    tokens: list[str]
+    nll: list[float]
+    bits_per_character: float
+    unknown_chars: str
+
+
+def describe_context(context_length: int, unit: str, has_documents: bool) -> str:
+    """How far back a model sees, in words.
+
+    Args:
+        context_length: In tokens.
+        unit: What to call a token.
+        has_documents: Whether each document is a line of its own.
+    """
+    if context_length == 1:
+        return f"the last {unit}"
+    if context_length == UNBOUNDED_CONTEXT:
+        return "the line so far" if has_documents else "everything before it"
+    return f"the last {context_length} {unit}s"
+
+
+class LanguageModel:
+    """A model and its tokenizer: what `gpt.load` returns.
+
+    Args:
+        model: The model; it is set to eval mode.
+        tokenizer: Its tokenizer.
+        name: What to call it in messages.
+        device: Where to compute; where the model is by default.
+    """
+
+    def __init__(
+        self, model: CausalLM, tokenizer: Tokenizer, name: str = "model", device: str | torch.device | None = None
+    ) -> None:
+        self.model, self.tokenizer, self.name = model.eval() if device is None else model.eval().to(device), tokenizer, name
+        self.eos_token_id = model.config.eos_token_id
+        # The token before a document: its end token, if it has one, else a new line.
+        self.start_id = tokenizer.start_id if self.eos_token_id is None else self.eos_token_id
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))  # a compiled program has none
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens back the model sees; `gpt.models.base.UNBOUNDED_CONTEXT` if there is no limit."""
+        return self.model.context_length
+
+    @property
+    def context_description(self) -> str:
+        """How far back the model sees, in words."""
+        return describe_context(self.context_length, self.tokenizer.unit, self.eos_token_id is not None)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of stored numbers, counted tables included."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @cached_property
+    def _engine(self) -> Engine | None:
+        return engine_for(self.model)
+
+    @property
+    def engine(self) -> str:
+        """What computes each token: "C" (`gpt.engine`) where it can run, else "PyTorch". Assign one to choose.
+
+        It is decided on first access, by the first token at the latest; then the C kernel is compiled, once for a machine.
+        """
+        return ENGINES[self._engine is None]
+
+    @engine.setter
+    def engine(self, name: str) -> None:
+        if name not in ENGINES:
+            raise ValueError(f"the engine is {name!r}; it must be one of {', '.join(ENGINES)}")
+        self._engine = engine_for(self.model) if name == "C" else None
+
+    def stream(self, prompt: str, params: SamplingParams = SamplingParams()) -> Iterator[GenerationStep]:
+        """Continue a prompt, one step for each token.
+
+        Lazy: a token is computed when it is asked for. Each token has the same cost for any length of the text.
+
+        Args:
+            prompt: The text to continue; empty for a new document. Unknown characters are skipped.
+            params: How to choose each token.
+        """
+        return (steps[0] for steps in self.stream_batch([prompt], [params]) if steps[0])
+
+    def stream_batch(self, prompts: Iterable[str], params: Iterable[SamplingParams]) -> Iterator[list[GenerationStep | None]]:
+        """Continue several prompts in one batch; a sequence that has ended yields None.
+
+        Args:
+            prompts: The texts to continue.
+            params: One for each prompt.
+
+        Raises:
+            ValueError: If there are not as many `params` as prompts.
+        """
+        prompts, params = list(prompts), list(params)
+        if len(prompts) != len(params):
+            raise ValueError(f"{len(prompts)} prompts came with {len(params)} sets of parameters; each prompt needs one")
+        return self._stream_batch(prompts, params)
+
+    def _stream_batch(self, prompts: list[str], params: list[SamplingParams]) -> Iterator[list[GenerationStep | None]]:
+        batch, active = BatchGenerator(self), {}
+        for i, (prompt, p) in enumerate(zip(prompts, params, strict=True)):
+            if p.max_new_tokens:
+                active[i] = self.prefill(prompt, p)
+                batch.insert(active[i])
+        while active:
+            steps: list[GenerationStep | None] = [None] * len(prompts)
+            for i, step in zip(list(active), batch.step(), strict=True):
+                steps[i] = step
+                if not active[i].remaining:
+                    batch.remove(active.pop(i))
+            yield steps
+
+    def generate(self, prompt: str, params: SamplingParams = SamplingParams()) -> Generation:
+        """Continue a prompt and return the whole text. The arguments are those of `stream`."""
+        params = params.seeded()
+        steps = [(step.text, step.token_id, step.logprob) for step in self.stream(prompt, params)]
+        texts, ids, logprobs = zip(*steps, strict=True) if steps else ((), (), ())
+        unknown_chars = self.tokenizer.encode(self.tokenizer.normalize(prompt)).unknown_chars
+        return Generation("".join(texts), list(ids), list(logprobs), params.seed or 0, unknown_chars)
+
+    def prefill(self, prompt: str, params: SamplingParams = SamplingParams(), state: Any = None) -> Sequence:
+        """Read a prompt and return a sequence that a `BatchGenerator` continues.
+
+        Args:
+            prompt: The text to continue; empty for a new document.
+            params: How to choose each token.
+            state: The state to start from; by default what the model starts a document from.
+        """
+        params = params.seeded()
+        rng = _uniform_numbers(params.seed or 0)
+        ids = self.tokenizer.encode(self.tokenizer.normalize(prompt)).ids
+        if self.eos_token_id is not None or not ids:
+            ids = self._documents([self.start_id, *ids])[-1]
+        state = self.model.init_state(rng) if state is None else state
+        logits, state = self._prefill(ids, state)
+        return Sequence(params, params.max_new_tokens, state, logits, rng, DecodeStream(skip_special_tokens=False))
+
+    def score(self, text: str) -> Score:
+        """How well the model predicts `text`, as a new document.
+
+        Raises:
+            ValueError: If `text` has no character that the model knows.
+        """
+        ids, unknown_chars = self.tokenizer.encode(self.tokenizer.normalize(text))
+        if not ids:
+            raise ValueError(f"there is nothing to score in {text[:60]!r}: it has no character that this model knows")
+        documents = self._documents([self.start_id, *ids])
+        if len(documents[-1]) == 1:  # the end of the last line
+            documents.pop()
+        ends = [following[0] for following in documents[1:]] + ([self.start_id] if ids[-1] == self.eos_token_id else [])
+        nll: list[float] = []
+        for i, document in enumerate(documents):
+            nll += self._token_nll(document + ends[i : i + 1])
+        tokens = [self.tokenizer.decode([i]) for i in ids]
+        bits = math.fsum(nll) / math.log(2) / len(self.tokenizer.decode(ids))
+        return Score(tokens, nll, bits, unknown_chars)
+
+    def _token_nll(self, ids: list[int]) -> list[float]:
+        """-log p(token) of each token of a document but the first, in nats."""
+        logits = torch.cat([chunk for chunk, _ in self._prefill_chunked(ids[:-1])])  # (T, V)
+        return (-logits.log_softmax(dim=-1).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]).tolist()
+
+    def _documents(self, ids: list[int]) -> list[list[int]]:
+        """Split ids at the end tokens, each of which starts the next document; one document if there is no end token."""
+        starts = [i for i, token in enumerate(ids) if token == self.eos_token_id] if self.eos_token_id is not None else [0]
+        return [ids[start:end] for start, end in pairwise([*starts, len(ids)])]
+
+    def _prefill(self, ids: list[int], state: Any = None) -> tuple[Tensor, Any]:
+        """Logits (V,) after ids, and the state."""
+        ((logits, state),) = deque(self._prefill_chunked(ids, state), maxlen=1)  # of the last chunk
+        return logits[-1], state
+
+    def _prefill_chunked(self, ids: list[int], state: Any = None) -> Iterator[tuple[Tensor, Any]]:
+        """Read ids in chunks; for each, logits (T, V) in float32 and the state after it."""
+        for chunk in torch.tensor(ids).split(PREFILL_CHUNK):
+            logits, state = self.forward(chunk[None], state)
+            yield logits[0], state
+
+    @torch.inference_mode()
+    def forward(self, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The model's `forward` on its device: ids (B, T) and logits (B, T, V) are on the CPU, the logits in float32."""
+        logits, state = self.model(ids.to(self.device), state)
+        return logits.float().cpu(), state
+
+
+class BatchGenerator:
+    """Continuous batching: steps several sequences together; sequences join and leave between steps.
+
+    Results do not depend on the other sequences in the batch. It is not thread-safe.
+
+    Args:
+        lm: The model.
+    """
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self.lm = lm
+        self.sequences: list[Sequence] = []
+        # Sequences whose states are merged, so that they need not be merged again while nobody joins or leaves.
+        self._merged: list[Sequence] = []
+        self._state: Any = None
+
+    def insert(self, sequence: Sequence) -> None:
+        """Add a sequence to the batch."""
+        self.sequences.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out of the batch. It owns its state and can be inserted again."""
+        self.sequences = [other for other in self.sequences if other is not sequence]
+        if sequence.state is None:
+            self._split()
+
+    def step(self) -> list[GenerationStep]:
+        """Generate one token for each sequence, in their order."""
+        lm, unread = self.lm, [sequence for sequence in self.sequences if sequence.logits is None]
+        next_logits = iter(self._read_last_tokens(unread) if unread else ())
+        logits = torch.stack([next(next_logits) if s.logits is None else s.logits for s in self.sequences])
+        exact = logits.double()  # (B, V)
+        tokens = sample(exact, [s.params for s in self.sequences], [next(s.rng) for s in self.sequences])
+        # log_softmax would wake OpenMP's threads for a few sequences, and wait long for them if the cores are busy.
+        logprobs = exact.softmax(dim=-1).gather(-1, tokens[:, None])[:, 0].log()
+        steps = []
+        for i, (s, token, logprob) in enumerate(zip(self.sequences, tokens.tolist(), logprobs.tolist(), strict=True)):
+            text = s.decoder.step(lm.tokenizer.backend, token) or ""
+            steps.append(GenerationStep(token, text, logprob, logits[i], s.params))
+            s.last_token_id, s.logits, s.remaining = token, None, s.remaining - 1
+            if token == lm.eos_token_id:  # the next document starts afresh
+                s.logits, s.state = lm._prefill([token], lm.model.init_state(s.rng))
+        return steps
+
+    def _read_last_tokens(self, sequences: list[Sequence]) -> Tensor:
+        """Logits (B, V) after the last token of each sequence."""
+        lm, tokens = self.lm, [sequence.last_token_id for sequence in sequences]
+        if lm._engine:
+            return lm._engine.forward(tokens, [sequence.state for sequence in sequences])
+        if len(sequences) != len(self._merged) or any(sequence.state is not None for sequence in sequences):
+            self._split()
+            states = [sequence.state for sequence in sequences]
+            self._state, self._merged = states[0] if len(states) == 1 else type(states[0]).merge(states), sequences
+            for sequence in sequences:
+                sequence.state = None
+        logits, self._state = lm.forward(torch.tensor(tokens)[:, None], self._state)
+        return logits[:, -1]
+
+    def _split(self) -> None:
+        """Give each merged sequence its own state."""
+        for i, sequence in enumerate(self._merged):
+            if sequence.state is None:  # else it has started a new document
+                sequence.state = self._state if len(self._merged) == 1 else self._state.extract(i)
+        self._merged, self._state = [], None
+
+
+def _uniform_numbers(seed: int) -> Iterator[float]:
+    """An endless stream of numbers in [0, 1) for a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:  # in blocks, which give the same numbers as one at a time, only faster
+        yield from torch.rand(256, generator=generator, dtype=torch.float64).tolist()

@@ -1,0 +1,157 @@
+"""The contract of a causal language model: a config, a state and one call. Everything else in the project uses only this."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any, ClassVar, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+UNBOUNDED_CONTEXT = 2**17  # tokens: the context length of a model that forgets nothing
+C = TypeVar("C")
+
+
+class Config(Protocol):
+    """The sizes of a model: the content of its config.json."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The token that ends a document. None for a model of one running text."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of config.json."""
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any]) -> Self:
+        """Inverse of `to_dict`. Raises ValueError if a value is missing or out of range."""
+
+
+def config_from_dict(config_class: type[C], config: dict[str, Any]) -> C:
+    """Build a config dataclass from the fields that it shares with a config.json.
+
+    A missing field is passed as None, which the config's own checks reject with a sentence that names it.
+    """
+    return config_class(**{field.name: config.get(field.name) for field in fields(config_class)})  # type: ignore[arg-type]
+
+
+def check_positive_int(name: str, value: Any, most: int) -> None:
+    """Raises ValueError if `value` is not an int in [1, most]."""
+    if type(value) is not int or not 0 < value <= most:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 to {most:,}")
+
+
+def check_eos_token_id(value: Any, vocab_size: int) -> None:
+    """Raises ValueError if `value` is neither None nor an int in [0, vocab_size)."""
+    if value is not None and (type(value) is not int or not 0 <= value < vocab_size):
+        raise ValueError(f"eos_token_id is {value!r}; it must be a whole number below {vocab_size}, or null")
+
+
+class State(Protocol):
+    """What a model remembers of the sequences of a batch: a KV cache, hidden vectors, the last tokens, or nothing."""
+
+    @classmethod
+    def merge(cls, states: "Sequence[Self]") -> Self:
+        """Concatenate the batches of several states into one batch. The result shares no memory with `states`."""
+
+    def extract(self, i: int) -> Self:
+        """The state of sequence `i` as a batch of one, in memory of its own."""
+
+    def clone(self) -> Self:
+        """A copy in memory of its own: stepping it never changes the original."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its tensors, in bytes."""
+
+
+class EmptyState:
+    """The state of a model that remembers nothing."""
+
+    nbytes = 0
+
+    @classmethod
+    def merge(cls, states: "Sequence[EmptyState]") -> "EmptyState":
+        """Return an empty state, as for any number of sequences."""
+        return cls()
+
+    def extract(self, i: int) -> "EmptyState":
+        """Return itself: there is no memory to share."""
+        return self
+
+    def clone(self) -> "EmptyState":
+        """Return itself: there is nothing to change."""
+        return self
+
+    @staticmethod
+    def shapes(config: Config) -> list[list[int]]:
+        """Shapes of its tensors for one sequence, as `gpt.export` needs them: none."""
+        return []
+
+    def tensors(self) -> list[Tensor]:
+        """Its tensors: none."""
+        return []
+
+
+class TensorState:
+    """Base of a dataclass of tensors that implements `State`; `batch_dim` is the dimension of the batch in each of them."""
+
+    batch_dim: ClassVar[int] = 0
+
+    def tensors(self) -> list[Tensor]:
+        """Its tensors, in the order of the dataclass's fields."""
+        return [getattr(self, field.name) for field in fields(self)]  # type: ignore[arg-type]
+
+    @classmethod
+    def merge(cls, states: "Sequence[Self]") -> Self:
+        """Concatenate the batches of several states."""
+        columns = zip(*(state.tensors() for state in states), strict=True)
+        return cls(*(torch.cat(column, dim=cls.batch_dim) for column in columns))
+
+    def extract(self, i: int) -> Self:
+        """Copy sequence `i`."""
+        return type(self)(*(tensor.narrow(self.batch_dim, i, 1).clone() for tensor in self.tensors()))
+
+    def clone(self) -> Self:
+        """Copy all sequences."""
+        return type(self)(*(tensor.clone() for tensor in self.tensors()))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its tensors, in bytes."""
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+
+class CausalLM(nn.Module):
+    """Base of every model that writes from left to right.
+
+    Attributes:
+        config: Its sizes.
+        context_length: How many tokens back it sees, `UNBOUNDED_CONTEXT` if there is no limit.
+    """
+
+    config: Config
+    context_length: int
+
+    def init_state(self, rng: Iterator[float]) -> Any:
+        """The state that a document starts from, or None for the model's default.
+
+        Args:
+            rng: Uniform numbers in [0, 1), for a model that samples its initial state (a VAE its latent vector).
+        """
+        return None
+
+    def forward(self, ids: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Read tokens and predict the next one at each position.
+
+        Args:
+            ids: (B, T) token ids.
+            state: What an earlier call returned for the same sequences, or None at the start of a document. It may be
+                updated in place; it belongs to one request and is never stored on the model.
+
+        Returns:
+            Logits (B, T, V) and the state after the last token.
+        """
+        raise NotImplementedError
