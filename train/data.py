@@ -1,40 +1,57 @@
-"""A text to learn from: downloaded with a checked sha256 or read from a file, split, and cut into batches."""
+"""Data sets as lists of documents: downloaded or read, split, tokenized, and cut into batches.
+
+A running text is one document; a data set of lines has one document a line. The text of a document has no end; its tokens
+stand between two end tokens, of which the first is the start. A running text has no end tokens.
+"""
 
 import hashlib
-import os
+import math
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from http.client import HTTPException
-from itertools import pairwise
 from pathlib import Path
 from random import Random
 from urllib.error import HTTPError
 
 import torch
 import torch.nn.functional as F
+from platformdirs import user_cache_path
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from gpt import Tokenizer
 from gpt.checkpoint import atomic_write
 
-LONGEST_LINE = 255  # characters of an item; a longer one is left out
+TRAIN_SHARE = 0.9
+MAX_LINE_CHARS = 255
+MIN_LINES = 20  # so that a tenth of the training part is a line
+DOWNLOAD_TIMEOUT_S = 20
+SHUFFLE_SEED = 1337
+BUCKETS = (8, 16, 32, 64, 128, 256)  # tokens to which a line is padded
 
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """A text with a public address, its id as a data set on the Hub if it is one, and a prompt that suits it."""
+    """Where a data set is published.
+
+    Attributes:
+        url: Its address.
+        sha256: Of its bytes.
+        licence: Its licence.
+        dataset_id: Its id as a data set on the Hub, if it is one.
+        prompt: A prompt that suits it.
+        is_lines: Whether each line is a document.
+    """
 
     url: str
     sha256: str
     licence: str
-    dataset: str | None
+    dataset_id: str | None
     prompt: str
-    lines: bool = False
+    is_lines: bool = False
 
 
 SOURCES = {
@@ -51,81 +68,106 @@ SOURCES = {
         "public domain",
         None,
         "",
-        lines=True,
+        is_lines=True,
     ),
 }
 
 
 @dataclass(frozen=True)
 class TextDataset:
-    """A text and where it is from.
+    """The documents of a text.
 
-    The first 90 % of a running text are to train on, the last 10 % are held out. Lines, one item each, are shuffled first;
-    each stands between two new lines, its start and its end. left_out: how many lines are no items, by what they are.
+    Attributes:
+        name: What to call it.
+        documents: One running text, or one line each, shuffled.
+        sha256: Of the bytes that it was read from.
+        source: Where it is published, if it is one of `SOURCES`.
+        is_lines: Whether each line is a document.
+        skipped: Number of lines that were skipped, by reason.
     """
 
     name: str
-    text: str
+    documents: tuple[str, ...]
     sha256: str
-    source: DatasetSource | None
-    lines: bool = False
-    left_out: dict[str, int] = field(default_factory=dict)
+    source: DatasetSource | None = None
+    is_lines: bool = False
+    skipped: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def from_lines(cls, name: str, content: bytes, source: DatasetSource | None = None) -> "Data":
-        """Raises ValueError if there are fewer than 20 items."""
-        left_out = {"empty": 0, f"longer than {LONGEST_LINE} characters": 0, "not UTF-8": 0}
-        empty, long, broken = left_out
-        items = []
-        for line in content.removesuffix(b"\n").split(b"\n"):
+    def from_lines(cls, name: str, content: bytes, source: DatasetSource | None = None) -> "TextDataset":
+        """Take each line of `content` (UTF-8) as a document; empty, overlong and undecodable lines are skipped and counted.
+
+        Raises:
+            ValueError: If fewer than `MIN_LINES` lines are left.
+        """
+        skipped = {"empty": 0, f"longer than {MAX_LINE_CHARS} characters": 0, "not UTF-8": 0}
+        empty, overlong, undecodable = skipped
+        lines = []
+        for raw in content.removesuffix(b"\n").split(b"\n"):
             try:
-                item = line.removesuffix(b"\r").decode("utf-8")
+                line = raw.removesuffix(b"\r").decode("utf-8")
             except UnicodeDecodeError:
-                left_out[broken] += 1
+                skipped[undecodable] += 1
                 continue
-            if not item.strip():
-                left_out[empty] += 1
-            elif len(item) > LONGEST_LINE:
-                left_out[long] += 1
+            if not line.strip():
+                skipped[empty] += 1
+            elif len(line) > MAX_LINE_CHARS:
+                skipped[overlong] += 1
             else:
-                items.append(item)
-        if len(items) < 20:
-            raise ValueError(f"{name} has {len(items)} lines to learn from; a run needs 20 or more")
-        Random(1337).shuffle(items)  # noqa: S311 (the seed that everyone's figures on names use)
-        return cls(name, "\n".join(["", *items, ""]), hashlib.sha256(content).hexdigest(), source, True, left_out)
+                lines.append(line)
+        if len(lines) < MIN_LINES:
+            raise ValueError(f"{name} has {len(lines)} lines to learn from; a run needs {MIN_LINES} or more")
+        Random(SHUFFLE_SEED).shuffle(lines)  # noqa: S311 (not for secrets)
+        return cls(name, tuple(lines), hashlib.sha256(content).hexdigest(), source, True, skipped)
+
+    @property
+    def text(self) -> str:
+        """All documents; a line ends in a new line."""
+        return "".join(f"{line}\n" for line in self.documents) if self.is_lines else self.documents[0]
 
     @property
     def prompt(self) -> str:
-        """A prompt that suits the text; lines are begun from nothing."""
-        return self.source.prompt if self.source and not self.lines else ""
+        """A prompt that suits it; empty for lines, which start from nothing."""
+        return self.source.prompt if self.source and not self.is_lines else ""
+
+    def split(self) -> tuple["TextDataset", "TextDataset"]:
+        """The training part and the held-out part: the first 90 % and the last 10 % of the lines, or of the characters."""
+        if self.is_lines:
+            cut = int(len(self.documents) * TRAIN_SHARE)
+            parts = self.documents[:cut], self.documents[cut:]
+        else:
+            cut = int(len(self.documents[0]) * TRAIN_SHARE)
+            parts = (self.documents[0][:cut],), (self.documents[0][cut:],)
+        train, held_out = (
+            TextDataset(self.name, part, hashlib.sha256("\n".join(part).encode()).hexdigest(), self.source, self.is_lines)
+            for part in parts
+        )
+        return train, held_out
 
     @property
-    def parts(self) -> tuple[str, str]:
-        if self.lines:
-            items = self.text[1:-1].split("\n")
-            cut = int(len(items) * 0.9)
-            first, last = ("\n".join(["", *part, ""]) for part in (items[:cut], items[cut:]))
-            return first, last
-        cut = int(len(self.text) * 0.9)
-        return self.text[:cut], self.text[cut:]
-
-    @property
-    def split(self) -> str:
-        """How it is split, in words."""
-        return f"{'shuffled, ' if self.lines else ''}the first 90 % to train, the last 10 % held out"
+    def split_description(self) -> str:
+        """How `split` splits it, in words."""
+        return f"{'shuffled, ' if self.is_lines else ''}the first 90 % to train, the last 10 % held out"
 
 
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "from-bigram-to-gpt"
+def cache_dir() -> Path:
+    """The folder of downloaded texts."""
+    return user_cache_path("from-bigram-to-gpt")
 
 
-def read(data: str, lines: bool = False) -> TextDataset:
-    """Open a text by the name of a source, or from a file; with `lines`, each line of it is an item of its own.
+def load_dataset(data: str, is_lines: bool = False) -> TextDataset:
+    """Open a data set.
 
-    Raises ValueError, in one sentence, if it cannot be read or is no text, OSError never.
+    Args:
+        data: A name in `SOURCES`, which is downloaded once, or a text file in UTF-8.
+        is_lines: Whether each line is a document.
+
+    Raises:
+        ValueError: If it cannot be read or is no text.
     """
-    if data in SOURCES:
-        content = _download(data, SOURCES[data])
+    source, name = SOURCES.get(data), Path(data).stem
+    if source:
+        content = _download(data, source)
     else:
         try:
             content = Path(data).read_bytes()
@@ -133,81 +175,167 @@ def read(data: str, lines: bool = False) -> TextDataset:
             raise ValueError(
                 f"no text could be read from {data!r} ({error.strerror}); give a file, or one of: {', '.join(SOURCES)}"
             ) from None
-    source, name = SOURCES.get(data), Path(data).stem
-    if lines or (source and source.lines):
+    if is_lines or (source and source.is_lines):
         return TextDataset.from_lines(name, content, source)
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{data} is not UTF-8 text (byte {error.start} is no part of it); convert it first") from None
-    return TextDataset(name, text, hashlib.sha256(content).hexdigest(), source)
+        raise ValueError(f"{data} is not UTF-8 text (byte {error.start} is invalid); convert it first") from None
+    return TextDataset(name, (text,), hashlib.sha256(content).hexdigest(), source)
 
 
 def _download(name: str, source: DatasetSource) -> bytes:
     """The bytes of a source: from the cache, or from its address, once."""
-    path = cache_folder() / f"{name}.txt"
+    path = cache_dir() / f"{name}.txt"
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == source.sha256:
         return path.read_bytes()
     try:
-        with urllib.request.urlopen(source.url, timeout=20) as response:  # noqa: S310 (an address from SOURCES)
+        with urllib.request.urlopen(source.url, timeout=DOWNLOAD_TIMEOUT_S) as response:  # noqa: S310 (from SOURCES)
             total = int(response.headers.get("Content-Length") or 0) or None
             with tqdm(total=total, unit="B", unit_scale=True, desc=f"downloading {name}") as bar:
                 content = b""
                 while chunk := response.read(1 << 16):
                     content += chunk
                     bar.update(len(chunk))
-    except (OSError, HTTPException) as error:  # OSError: URLError, a time-out, a broken connection
+    except (OSError, HTTPException) as error:  # OSError: URLError, a timeout, a broken connection
         if isinstance(error, HTTPError):
             error.close()  # it holds the connection
-        reason = " ".join(str(getattr(error, "reason", error)).split())  # a server's own words may have any form
+        reason = " ".join(str(getattr(error, "reason", error)).split())  # of any length and form: a server sent it
         raise ValueError(
-            f"{source.url} could not be downloaded ({reason}); fetch it some other way and give --data FILE"
+            f"{source.url} could not be downloaded ({reason}); download it in another way and give --data FILE"
         ) from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != source.sha256:
-        raise ValueError(f"{source.url} gave a text with sha256 {found}, expected {source.sha256}; nothing was kept")
-    with suppress(OSError):  # a cache that cannot be written costs another download, no more
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != source.sha256:
+        raise ValueError(f"{source.url} gave a text with sha256 {digest}, expected {source.sha256}; nothing was kept")
+    with suppress(OSError):  # without a cache it is downloaded again the next time
         atomic_write(path, content)
     return content
 
 
-def random_batch(ids: Tensor, rows: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Inputs and next tokens (rows, length) from random places of a text of ids (N,)."""
-    starts = torch.randint(len(ids) - length, (rows, 1), generator=generator)
+@dataclass(frozen=True)
+class TokenizedDataset:
+    """The tokens of a data set.
+
+    Attributes:
+        tokenizer: Its tokenizer.
+        train: Training documents: one (N,) of a running text, or (T,) each from the start token to the end token.
+        held_out: Held-out documents.
+        tokenizer_name: What `--tokenizer` named.
+        eos_token_id: The token that ends a line; None for a running text.
+    """
+
+    tokenizer: Tokenizer
+    train: list[Tensor]
+    held_out: list[Tensor]
+    tokenizer_name: str
+    eos_token_id: int | None
+
+    @classmethod
+    def from_dataset(
+        cls, dataset: TextDataset, tokenizer: Tokenizer, tokenizer_name: str = "char", context_length: int = 1
+    ) -> "TokenizedDataset":
+        """Split and encode a data set.
+
+        Args:
+            dataset: The data set.
+            tokenizer: Its tokenizer.
+            tokenizer_name: What `--tokenizer` named.
+            context_length: Tokens of a training window of a running text.
+
+        Raises:
+            ValueError: If a running text is too short for one window.
+        """
+        eos_token_id = tokenizer.start_id if dataset.is_lines else None
+        train, held_out = (encode_documents(tokenizer, part.documents, eos_token_id) for part in dataset.split())
+        least = max(20, math.ceil((context_length + 1) / TRAIN_SHARE))  # 20: a tenth of either part is a pair of tokens
+        if not dataset.is_lines and len(train[0]) + len(held_out[0]) < least:
+            raise ValueError(
+                f"{dataset.name} has {len(train[0]) + len(held_out[0])} {tokenizer.unit}s; "
+                f"a run with windows of {context_length} needs {least} or more"
+            )
+        return cls(tokenizer, train, held_out, tokenizer_name, eos_token_id)
+
+    @property
+    def held_out_text(self) -> str:
+        """The text of the held-out targets (`target_text`)."""
+        return target_text(self.tokenizer, self.held_out)
+
+
+def encode_documents(tokenizer: Tokenizer, documents: Sequence[str], eos_token_id: int | None) -> list[Tensor]:
+    """Encode documents, each between two end tokens if there is one."""
+    end = [] if eos_token_id is None else [eos_token_id]
+    return [torch.tensor([*end, *tokenizer.encode(document).ids, *end]) for document in documents]
+
+
+def target_text(tokenizer: Tokenizer, documents: Sequence[Tensor]) -> str:
+    """The text of all tokens but the first of each document: what the model is scored on."""
+    texts = []
+    for document in documents:
+        ids = document.tolist()
+        texts.append(tokenizer.decode(ids)[len(tokenizer.decode(ids[:1])) :])
+    return "".join(texts)
+
+
+def split_documents(documents: list[Tensor], share: float = TRAIN_SHARE) -> tuple[list[Tensor], list[Tensor]]:
+    """Split documents in two, neither of them empty; a single document is split by position."""
+    if len(documents) == 1:
+        cut = int(len(documents[0]) * share)
+        return [documents[0][:cut]], [documents[0][cut:]]
+    cut = min(max(1, int(len(documents) * share)), len(documents) - 1)
+    return documents[:cut], documents[cut:]
+
+
+def last_documents(documents: list[Tensor], like: list[Tensor]) -> list[Tensor]:
+    """The end of `documents`: as many documents as `like` has, or as many tokens of a single one."""
+    return [documents[0][-len(like[0]) :]] if len(documents) == 1 else documents[-len(like) :]
+
+
+def concatenate(documents: Sequence[Tensor]) -> Tensor:
+    """One stream (N,) of all tokens, in which the end of a document is the start of the next one."""
+    return torch.cat([documents[0], *(document[1:] for document in documents[1:])])
+
+
+def random_windows(ids: Tensor, batch_size: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (B, T) from random positions of a text of ids (N,)."""
+    starts = torch.randint(len(ids) - length, (batch_size, 1), generator=generator)
     window = ids[starts + torch.arange(length + 1)]
     return window[:, :-1], window[:, 1:]
 
 
-def lines_of(ids: Tensor, end_id: int) -> list[Tensor]:
-    """The lines in ids (N,), which begin and end with an end token, each with the one before it and its own."""
-    ends = (ids == end_id).nonzero()[:, 0].tolist()
-    return [ids[start : end + 1] for start, end in pairwise(ends)]
+def pad_documents(documents: Sequence[Tensor], length: int = 0) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (B, T) of documents of different lengths, T that of the longest, or `length` if that is more.
 
-
-def padded(lines: Sequence[Tensor], length: int = 0) -> tuple[Tensor, Tensor]:
-    """Inputs and next tokens (B, T) of lines of different lengths, T that of the longest, or `length` if that is more.
-
-    After the end of a line the next token is -1, which does not count; no position before it sees what stands there.
+    Targets after the end of a document are -1, which the loss ignores. No earlier position sees the padding.
     """
-    whole = pad_sequence(list(lines), batch_first=True, padding_value=-1)
+    whole = pad_sequence(list(documents), batch_first=True, padding_value=-1)
     whole = F.pad(whole, (0, max(0, length + 1 - whole.shape[1])), value=-1)
     return whole[:, :-1].clamp(min=0), whole[:, 1:]
 
 
-class LineBatches:
-    """Random batches of lines, all padded to one length, so that they are compiled once. The generator of the next one is
-    whichever was last given."""
+class LineSampler:
+    """Random batches of lines of similar length.
 
-    def __init__(self, lines: list[Tensor], rows: int) -> None:
-        self.lines, self.rows, self.generator = len(lines), rows, torch.Generator()
-        pad = partial(padded, length=max(map(len, lines)) - 1)
-        self.batches = iter(DataLoader(lines, batch_sampler=self, collate_fn=pad))  # type: ignore[arg-type]
+    Lines are grouped in buckets by the length that they are padded to, so that little of a batch is padding and a compiled
+    model sees few shapes. A bucket is drawn in proportion to its tokens, then lines of it uniformly: each token of the data
+    set has the same expected weight in the mean loss of a batch.
 
-    def __iter__(self) -> Iterator[list[int]]:
-        while True:
-            yield torch.randint(self.lines, (self.rows,), generator=self.generator).tolist()
+    Args:
+        documents: The lines, (T,) each.
+        batch_tokens: Tokens of a batch, padding included.
+    """
 
-    def next(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        self.generator = generator
-        inputs, targets = next(self.batches)
-        return inputs, targets
+    def __init__(self, documents: Sequence[Tensor], batch_tokens: int) -> None:
+        self.batch_tokens = batch_tokens
+        self.buckets: dict[int, list[Tensor]] = {}
+        for document in documents:
+            targets = len(document) - 1
+            length = next((length for length in BUCKETS if targets <= length), targets)
+            self.buckets.setdefault(length, []).append(document)
+        self.weights = torch.tensor([float(sum(len(d) - 1 for d in bucket)) for bucket in self.buckets.values()])
+
+    def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Inputs and targets (B, T); targets are -1 where a line has ended."""
+        length = list(self.buckets)[int(torch.multinomial(self.weights, 1, generator=generator))]
+        lines = self.buckets[length]
+        chosen = torch.randint(len(lines), (max(1, self.batch_tokens // length),), generator=generator)
+        return pad_documents([lines[i] for i in chosen.tolist()], length)

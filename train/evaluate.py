@@ -1,4 +1,4 @@
-"""Held-out loss: the mean over a whole text, in consecutive windows, in nats a token."""
+"""Held-out loss: the mean over all tokens of a text, in nats a token."""
 
 import math
 from collections.abc import Iterable
@@ -9,85 +9,102 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from gpt import GPT, Tokenizer
-from gpt.models.base import CausalLM
-from train.data import lines_of, padded
+from gpt import LanguageModel
+from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM
+from train.data import pad_documents
 
-BATCH_TOKENS = 16_384
-BATCH_LOGITS = 2**26  # a quarter of a gigabyte, however large the vocabulary
-WINDOW = 256  # in which a text is read by models that were not trained in windows
+MAX_BATCH_TOKENS = 16_384
+MAX_BATCH_LOGITS = 2**26  # 256 MB in float32, for any vocabulary
+EVAL_CONTEXT = 256  # tokens
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """nats_per_token is the mean over `tokens` targets; the bits are shared by the characters, or the bytes of UTF-8, that
-    they spell, so that models with different tokenizers can be compared."""
+    """The loss on a text.
+
+    Attributes:
+        nats_per_token: Mean over the targets.
+        bits_per_character: Total bits divided by the characters of the targets; comparable between tokenizers.
+        bits_per_byte: Total bits divided by the UTF-8 bytes of the targets.
+        tokens: Number of targets.
+        eval_context: Window length in which a running text was read.
+    """
 
     nats_per_token: float
     bits_per_character: float
     bits_per_byte: float
     tokens: int
-    window: int
+    eval_context: int
 
+    @classmethod
+    def from_total(cls, nats: float, tokens: int, eval_context: int, target_text: str | None = None) -> "EvalResult":
+        """Divide a total cost.
 
-@torch.inference_mode()
-def evaluate(model: CausalLM, ids: Tensor, window: int, target_text: str | None = None) -> EvalResult:
-    """Score a text of ids (N,): each of its N - 1 next tokens once, in windows that each start afresh, or, if the model is
-    one of lines, in those.
-
-    spelled: the text of those targets, if it is not a character of one byte for each.
-    """
-    each = token_nll(model, ids, window).double()
-    return shared(each.sum().item(), len(each), window, target_text)
-
-
-def shared(nats: float, tokens: int, window: int, target_text: str | None = None) -> EvalResult:
-    """What so many nats are for each of so many tokens, and for what they spell."""
-    characters, size = (len(target_text), len(target_text.encode())) if target_text else (tokens, tokens)
-    bits = nats / math.log(2)
-    return EvalResult(nats / tokens, bits / characters, bits / size, tokens, window)
-
-
-def target_text(tokenizer: Tokenizer, ids: list[int]) -> str:
-    """The text of the targets of a text of ids: all but the first. A character that the first began is not among it."""
-    return tokenizer.decode(ids)[len(tokenizer.decode(ids[:1])) :]
+        Args:
+            nats: The total.
+            tokens: Number of targets.
+            eval_context: Window length.
+            target_text: Their text; by default one character of one byte for each target.
+        """
+        characters, size = (len(target_text), len(target_text.encode())) if target_text else (tokens, tokens)
+        bits = nats / math.log(2)
+        return cls(nats / tokens, bits / characters, bits / size, tokens, eval_context)
 
 
 def eval_context(model: CausalLM) -> int:
-    """The window in which a model's held-out text is read: a GPT's own, in which it learned, or 256."""
-    return model.window if isinstance(model, GPT) else WINDOW
+    """The window in which a running text is read: 256 tokens, or the context length of a model with a longer one."""
+    return EVAL_CONTEXT if model.context_length == UNBOUNDED_CONTEXT else max(EVAL_CONTEXT, model.context_length)
+
+
+def evaluate(model: CausalLM, documents: list[Tensor], target_text: str | None = None) -> EvalResult:
+    """Score every token of the documents but the first of each, once.
+
+    Args:
+        model: The model; its mode is restored afterwards.
+        documents: (T,) each. A running text is read in consecutive windows that each start afresh.
+        target_text: The text of the targets; by default one character of one byte for each.
+    """
+    nll = token_nll(model, documents).double()
+    return EvalResult.from_total(nll.sum().item(), len(nll), eval_context(model), target_text)
 
 
 @torch.inference_mode()
-def token_nll(model: CausalLM, ids: Tensor, window: int) -> Tensor:
-    """What each next token of a text of ids (N,) costs, (N - 1,), in nats, read as `held_out` says."""
+def token_nll(model: CausalLM, documents: list[Tensor]) -> Tensor:
+    """-log p of each target of the documents, (N,), in nats, read as `evaluate` says."""
     was_training = model.training
     model.eval()
-    ids = ids.to(next(model.parameters()).device)
-    end_id = model.config.eos_token_id
-    rows = max(1, min(BATCH_TOKENS, BATCH_LOGITS // model.config.vocab_size) // window)
-    batches = windows(ids, window, rows) if end_id is None else line_batches(ids, end_id)
-    nats = []
-    for x, y in batches:
-        logits, _ = model(x)
-        each = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none", ignore_index=-1)
-        nats.append(each[y.flatten() >= 0])
+    device = next(model.parameters()).device
+    has_documents = model.config.eos_token_id is not None
+    batches = document_batches(documents) if has_documents else windows(documents[0], model)
+    nll = []
+    for inputs, targets in batches:
+        logits, _ = model(inputs.to(device))
+        flat = targets.flatten().to(device)
+        each = F.cross_entropy(logits.flatten(0, 1).float(), flat, reduction="none", ignore_index=-1)
+        nll.append(each[flat >= 0])
     model.train(was_training)
-    return torch.cat(nats)
+    return torch.cat(nll).cpu()
 
 
-def line_batches(ids: Tensor, end_id: int) -> Iterable[tuple[Tensor, Tensor]]:
-    """Inputs and next tokens of the lines in ids (N,), in their order."""
-    lines = lines_of(ids, end_id)
-    return DataLoader(lines, BATCH_TOKENS // max(map(len, lines)), collate_fn=padded)  # type: ignore[arg-type]
+def document_batches(documents: list[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
+    """Inputs and targets (B, T) of documents in their order, padded; padded targets are -1."""
+    batch_size = max(1, MAX_BATCH_TOKENS // max(map(len, documents)))
+    return DataLoader(documents, batch_size, collate_fn=pad_documents)  # type: ignore[arg-type]
 
 
-def windows(ids: Tensor, window: int, rows: int) -> Iterable[tuple[Tensor, Tensor]]:
-    """Inputs and next tokens of ids (N,), in windows one after another, so many rows at once."""
+def windows(ids: Tensor, model: CausalLM) -> Iterable[tuple[Tensor, Tensor]]:
+    """Inputs and targets (B, T) of a text of ids (N,), in consecutive windows; the last one may be shorter."""
+    window = eval_context(model)
+    batch_size = max(1, min(MAX_BATCH_TOKENS, MAX_BATCH_LOGITS // model.config.vocab_size) // window)
     tokens = len(ids) - 1
     whole = tokens - tokens % window
     inputs, targets = ids[:whole].view(-1, window), ids[1 : whole + 1].view(-1, window)
-    batches = list(zip(inputs.split(rows), targets.split(rows), strict=True)) if whole else []
-    if whole < tokens:  # the last window is shorter
+    batches = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True)) if whole else []
+    if whole < tokens:
         batches.append((ids[whole:-1][None], ids[whole + 1 :][None]))
     return batches
+
+
+def fingerprint(lm: LanguageModel, text: str) -> list[float]:
+    """-log p of each token of `text` by the model's plain `forward`, in nats: identifies weights, also those of a VAE."""
+    return LanguageModel(lm.model, lm.tokenizer).score(text).nll

@@ -3,46 +3,69 @@
 from pathlib import Path
 
 from gpt import Tokenizer, hub
-from train.data import TextDataset
+from train.data import TextDataset, TokenizedDataset
 
-LEAST, MOST = 257, 65_536  # tokens of bpe:N; fewer would be bytes alone
-GPT2 = "openai-community/gpt2"
-FILE = "tokenizer.json"
+MIN_BPE_TOKENS, MAX_BPE_TOKENS = 257, 65_536  # fewer would be only bytes
+GPT2_REPO = "openai-community/gpt2"
+TOKENIZER_FILE = "tokenizer.json"
 
 
-def tokenizer_for(asked: str, data: TextDataset) -> Tokenizer:
-    """asked: char, bpe:N (learned from the training part of `data` alone), gpt2 (from the Hub, once), or a tokenizer.json.
+def tokenize(dataset: TextDataset, name: str = "char", context_length: int = 1) -> TokenizedDataset:
+    """Split and encode a data set with the tokenizer that `name` stands for.
 
-    Raises ValueError, in one sentence, if there is no such tokenizer, HubError if GPT-2's cannot be had.
+    Args:
+        dataset: The data set.
+        name: See `make_tokenizer`.
+        context_length: Tokens of a training window of a running text.
+
+    Raises:
+        ValueError: If there is no such tokenizer, or the text is too short.
+        HubError: If GPT-2's tokenizer cannot be downloaded.
     """
-    kind, _, size = asked.partition(":")
-    if asked == "char":
-        return Tokenizer.from_text(data.text)
+    recorded = Path(name).name if Path(name).is_absolute() else name  # a path of this machine is private
+    return TokenizedDataset.from_dataset(dataset, make_tokenizer(name, dataset), recorded, context_length)
+
+
+def make_tokenizer(name: str, dataset: TextDataset) -> Tokenizer:
+    """Make or open a tokenizer.
+
+    Args:
+        name: "char"; "bpe:N", learned from the training part of `dataset`; "gpt2", from the Hub; or a tokenizer.json.
+        dataset: The data set.
+
+    Raises:
+        ValueError: If there is no such tokenizer.
+        HubError: If GPT-2's tokenizer cannot be downloaded.
+    """
+    kind, _, size = name.partition(":")
+    if name == "char":
+        return Tokenizer.from_text(dataset.text)
     if kind == "bpe":
-        if not size.isdecimal() or not LEAST <= int(size) <= MOST:
-            raise ValueError(f"{asked} is no vocabulary; give bpe:N with N from {LEAST} to {MOST:,}, as in bpe:512")
+        if not size.isdecimal() or not MIN_BPE_TOKENS <= int(size) <= MAX_BPE_TOKENS:
+            raise ValueError(
+                f"{name} is no vocabulary; give bpe:N with N from {MIN_BPE_TOKENS} to {MAX_BPE_TOKENS:,}, as in bpe:512"
+            )
         try:
-            return Tokenizer.bpe(data.parts[0], int(size))
+            return Tokenizer.bpe(dataset.split()[0].text, int(size))
         except ValueError as error:
-            raise ValueError(f"{data.name} is too short for {asked} ({error}); ask for fewer tokens") from None
-    if asked == "gpt2":
+            raise ValueError(f"{dataset.name} is too short for {name} ({error}); ask for fewer tokens") from None
+    if name == "gpt2":
         return _gpt2()
     try:
-        return Tokenizer.from_file(Path(asked))
+        return Tokenizer.from_file(Path(name))
     except OSError as error:
         raise ValueError(
-            f"no tokenizer could be read from {asked!r} ({error.strerror}); give a {FILE}, or one of: char, bpe:N, gpt2"
+            f"no tokenizer could be read from {name!r} ({error.strerror}); give a {TOKENIZER_FILE}, or one of: char, bpe:N, gpt2"
         ) from None
     except ValueError as error:
-        raise ValueError(f"{asked} cannot be used ({error}); give another {FILE}") from None
+        raise ValueError(f"{name} cannot be used ({error}); give another {TOKENIZER_FILE}") from None
 
 
 def _gpt2() -> Tokenizer:
-    if folder := hub.cached(GPT2, None, (FILE,)):
-        return Tokenizer.from_file(folder / FILE)
-    hub.find(GPT2)  # says what is wrong if the Hub cannot be asked, which a download of a part does not
-    with hub.aside() as aside:
-        path = hub.fetch(GPT2, None, (FILE,), aside) / FILE
-        tokenizer = Tokenizer.from_file(path)
-        hub.keep(aside)
+    if folder := hub.cached(GPT2_REPO, None, (TOKENIZER_FILE,)):
+        return Tokenizer.from_file(folder / TOKENIZER_FILE)
+    hub.list_files(GPT2_REPO)  # says what is wrong if the Hub cannot be reached, which a partial download does not
+    with hub.staging_dir() as staging:
+        tokenizer = Tokenizer.from_file(hub.download(GPT2_REPO, None, (TOKENIZER_FILE,), staging) / TOKENIZER_FILE)
+        hub.commit_to_cache(staging)
     return tokenizer
