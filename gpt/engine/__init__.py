@@ -1,4 +1,4 @@
-"""The C decode kernel: one step of a GPT for a batch, compiled on this machine at its first use (`binding.py`, `kernel.c`)."""
+"""A C kernel that computes the decode steps of a GPT: `kernel.c` and its ctypes binding."""
 
 from gpt.engine.binding import Engine, engine_for
 

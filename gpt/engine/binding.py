@@ -1,8 +1,8 @@
-"""The fast way to a GPT's next token: engine.c, compiled on this machine at its first use.
+"""ctypes binding of kernel.c, which is compiled on this machine at its first use.
 
-PyTorch spends most of a small model's time on the cost of calling operators. The engine does one step, a token for
-each row, in one call, on the model's own weights and caches. It frees Python's lock meanwhile. Where it cannot run
-(no C compiler, another model, device or dtype) the model's own `forward`, which it agrees with, does the same.
+PyTorch spends most of a small model's time on the overhead of calling operators. The kernel computes one decode step, a
+token for each sequence, in one call, on the model's own weights and KV caches, and releases the GIL meanwhile. Where it
+cannot run (no C compiler, another model, device or dtype), `CausalLM.forward` computes the same.
 """
 
 import ctypes
@@ -16,8 +16,9 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
+import platformdirs
 import torch
 from torch import Tensor
 
@@ -27,10 +28,11 @@ from gpt.models.transformer import GPT, RotatingKVCache
 
 SOURCE = Path(__file__).with_name("kernel.c")
 COMPILERS = ("cc", "gcc", "clang")
-# For this very CPU. The last two let loops over exp and max be done several numbers at once; none reorders a sum.
+# The last two flags let the compiler vectorise loops with exp and max. None of them lets it reorder a sum.
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math")
-COMPILE_TIMEOUT_S = 60  # seconds for the compiler, which needs one or two
+COMPILE_TIMEOUT_S = 60  # compiling takes one or two
 
+# The fields of GPTConfig in the order of `Model` in kernel.c.
 SIZES = (
     "num_hidden_layers",
     "vocab_size",
@@ -41,7 +43,8 @@ SIZES = (
     "head_dim",
     "sliding_window",
 )
-LAYER = (
+# The weights of a layer in the order of `Layer` in kernel.c.
+LAYER_WEIGHTS = (
     "input_layernorm",
     "self_attn.q_proj",
     "self_attn.k_proj",
@@ -57,154 +60,183 @@ LAYER = (
 
 
 class _Model(ctypes.Structure):
-    """`Model` of engine.c."""
+    """`Model` of kernel.c."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in SIZES),
         ("eps", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in ("frequencies", "embed", "norm", "out", "layers")),
+        *((name, ctypes.c_void_p) for name in ("inverse_frequencies", "embed_tokens", "norm", "lm_head", "layers")),
     )
 
 
 class _Sequence(ctypes.Structure):
-    """`Row` of engine.c."""
+    """`Sequence` of kernel.c."""
 
     _fields_ = (
         ("token", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("length", "keys", "values")),
-        ("stride", ctypes.c_int64),
+        ("layer_stride", ctypes.c_int64),
     )
 
 
 class Engine:
-    """One step of a GPT, for rows that each have a cache of their own; made by `engine_for`."""
+    """Computes decode steps of one GPT with the C kernel. Made by `engine_for`.
 
-    def __init__(self, model: GPT, library: Any) -> None:
+    Args:
+        model: The model; its weights must be contiguous float32 on the CPU.
+        library: The compiled kernel.
+    """
+
+    def __init__(self, model: GPT, library: ctypes.CDLL) -> None:
         config = model.config
-        self.vocab, self.step = config.vocab_size, library.step
-        self.weights = {name: p.detach() for name, p in model.named_parameters()}  # keeps the memory that C is told of
-        self.weights["frequencies"] = model.rotary_emb.inverse_frequencies
-        at = {name: tensor.data_ptr() for name, tensor in self.weights.items()}
-        layers = [at[f"model.layers.{i}.{name}.weight"] for i in range(config.num_hidden_layers) for name in LAYER]
-        self.layers = (ctypes.c_void_p * len(layers))(*layers)
-        self.model = _Model(
+        self.vocab_size, self._step = config.vocab_size, library.step
+        # The kernel has only pointers: these references keep the memory alive.
+        self._weights = {name: p.detach() for name, p in model.named_parameters()}
+        self._weights["inverse_frequencies"] = model.rotary_emb.inverse_frequencies
+        pointers = {name: tensor.data_ptr() for name, tensor in self._weights.items()}
+        layers = [pointers[f"model.layers.{i}.{name}.weight"] for i in range(config.num_hidden_layers) for name in LAYER_WEIGHTS]
+        self._layers = (ctypes.c_void_p * len(layers))(*layers)
+        self._model = _Model(
             *(getattr(config, name) for name in SIZES),
             config.rms_norm_eps,
-            at["frequencies"],
-            at["model.embed_tokens.weight"],
-            at["model.norm.weight"],
-            at["lm_head.weight"],
-            ctypes.addressof(self.layers),
+            pointers["inverse_frequencies"],
+            pointers["model.embed_tokens.weight"],
+            pointers["model.norm.weight"],
+            pointers["lm_head.weight"],
+            ctypes.addressof(self._layers),
         )
 
     def forward(self, tokens: Sequence[int], caches: Sequence[RotatingKVCache]) -> Tensor:
-        """Logits (B, V) after one more token for each cache of one row, which remembers it.
+        """Read one token of each sequence.
 
-        They are the same to the last bit whichever other rows there are.
+        Results do not depend on the other sequences in the batch, to the last bit.
+
+        Args:
+            tokens: One token id for each sequence.
+            caches: One cache with a batch of one for each sequence; updated in place.
+
+        Returns:
+            Logits (B, V) of the next token.
+
+        Raises:
+            IndexError: If a token id is not in [0, V).
+            MemoryError: If an allocation fails.
         """
-        if not all(0 <= token < self.vocab for token in tokens):
-            raise IndexError(f"the tokens are {list(tokens)}; each must be below {self.vocab}")
-        logits = torch.empty(len(tokens), self.vocab)
-        rows = (_Sequence * len(tokens))()
-        for row, token, cache in zip(rows, tokens, caches, strict=True):
-            row.token, row.length, row.stride = token, cache.length.data_ptr(), cache.keys.stride(0)
-            row.keys, row.values = cache.keys.data_ptr(), cache.values.data_ptr()
+        if not all(0 <= token < self.vocab_size for token in tokens):
+            raise IndexError(f"the tokens are {list(tokens)}; each must be from 0 to {self.vocab_size - 1}")
+        logits = torch.empty(len(tokens), self.vocab_size)
+        sequences = (_Sequence * len(tokens))()
+        for sequence, token, cache in zip(sequences, tokens, caches, strict=True):
+            sequence.token, sequence.length, sequence.layer_stride = token, cache.length.data_ptr(), cache.keys.stride(0)
+            sequence.keys, sequence.values = cache.keys.data_ptr(), cache.values.data_ptr()
             cache.is_empty = False
-        if self.step(ctypes.byref(self.model), rows, len(tokens), logits.data_ptr(), cores()):
-            raise MemoryError(f"there is no memory for a step of {len(tokens)} rows")
+        if self._step(ctypes.byref(self._model), sequences, len(tokens), logits.data_ptr(), cores()):
+            raise MemoryError(f"not enough memory to step {len(tokens)} sequences")
         return logits
 
 
 def cores() -> int:
-    """The CPUs that this process may use. PyTorch's own number of threads says what is good for its operators."""
+    """Number of CPUs that this process may use, which PyTorch's number of threads does not limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def engine_for(model: CausalLM) -> Engine | None:
-    """The engine of a model, or None where it cannot run. It sees changes of the weights, not their replacement."""
-    if not isinstance(model, GPT) or not family_of(model.config).has_c_kernel:
+    """The engine of a model, or None where the kernel cannot run it.
+
+    The engine sees in-place changes of the weights, but not parameters that are replaced by others.
+    """
+    family = family_of(model.config)
+    # A subclass, or a compiled program with the same config, may compute something else.
+    if not family.has_c_kernel or type(model) is not family.model_class:
         return None
     if any(p.device.type != "cpu" or p.dtype != torch.float32 or not p.is_contiguous() for p in model.parameters()):
         return None
-    opened = library()
-    return Engine(model, opened) if opened else None
+    library = load_library()
+    return Engine(cast(GPT, model), library) if library else None
 
 
-_opened: dict[str | None, Any] = {}  # by compiler
-_opening = threading.Lock()
+_libraries: dict[str | None, ctypes.CDLL | None] = {}  # by compiler
+_libraries_lock = threading.Lock()
 
 
-def library() -> Any:
-    """engine.c as a library, from the cache or compiled now; None if there is no compiler, or it fails."""
-    cc = _compiler()
-    with _opening:
-        if cc not in _opened:
+def load_library() -> ctypes.CDLL | None:
+    """The compiled kernel, from the cache or compiled now; None if there is no compiler or it fails."""
+    compiler = _find_compiler()
+    with _libraries_lock:
+        if compiler not in _libraries:
             try:
-                _opened[cc] = _open(cc) if cc else None
-            except (OSError, RuntimeError, subprocess.SubprocessError):  # RuntimeError: this user has no home
-                _opened[cc] = None
-        return _opened[cc]
+                _libraries[compiler] = _load_or_compile(compiler) if compiler else None
+            except (OSError, RuntimeError, subprocess.SubprocessError):  # RuntimeError: no home directory (platformdirs)
+                _libraries[compiler] = None
+        return _libraries[compiler]
 
 
-def _compiler() -> str | None:
-    """The path of $CC, if it is set, or of the first C compiler there is. None on Windows, which has no pthreads."""
+def _find_compiler() -> str | None:
+    """Path of $CC if it is set, else of the first C compiler found. None on Windows, which has no pthreads."""
     if os.name != "posix":
         return None
-    wanted = [given] if (given := os.environ.get("CC")) else COMPILERS
-    return next((path for name in wanted if (path := shutil.which(name))), None)
+    names = [cc] if (cc := os.environ.get("CC")) else COMPILERS
+    return next((path for name in names if (path := shutil.which(name))), None)
 
 
-def _open(cc: str) -> Any:
-    folder = _private(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "from-bigram-to-gpt")
-    key = _key(cc)
-    for path in folder.glob(f"engine-{key}-*.so"):  # its name ends in its own sha256: half a library is not opened
-        if path.stem.endswith(_sha(path.read_bytes())):
+def _load_or_compile(compiler: str) -> ctypes.CDLL:
+    cache_dir = _private_dir(platformdirs.user_cache_path("from-bigram-to-gpt"))
+    key = _cache_key(compiler)
+    for path in cache_dir.glob(f"engine-{key}-*.so"):  # the name ends in the file's sha256, so a truncated file is not loaded
+        if path.stem.endswith(_sha256(path.read_bytes())):
             return _load(path)
-    with tempfile.TemporaryDirectory(dir=folder) as aside:
-        made = Path(aside) / "engine.so"
-        command = [cc, *FLAGS, os.fspath(SOURCE), "-o", os.fspath(made), "-lm"]
+    with tempfile.TemporaryDirectory(dir=cache_dir) as build_dir:
+        output = Path(build_dir) / "engine.so"
+        command = [compiler, *FLAGS, os.fspath(SOURCE), "-o", os.fspath(output), "-lm"]
         subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=COMPILE_TIMEOUT_S)  # noqa: S603
-        path = folder / f"engine-{key}-{_sha(made.read_bytes())}.so"
-        os.replace(made, path)
+        path = cache_dir / f"engine-{key}-{_sha256(output.read_bytes())}.so"
+        os.replace(output, path)
     return _load(path)
 
 
-def _load(path: Path) -> Any:
-    opened = ctypes.CDLL(os.fspath(path))
-    opened.step.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
-    return opened
+def _load(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(os.fspath(path))
+    library.step.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
+    return library
 
 
-def _private(folder: Path) -> Path:
-    """A folder in which nobody else could have put a library. Raises OSError if it cannot be had."""
+def _private_dir(folder: Path) -> Path:
+    """Create a folder in which only this user can write, as what is in it is executed.
+
+    Raises:
+        OSError: If it cannot be created, belongs to another user, is a link, or others may write in it.
+    """
+    if not folder.is_absolute():  # older platformdirs return "~" as it is for a user without a home directory
+        raise FileNotFoundError(f"{folder} is not an absolute path")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    about = folder.lstat()
-    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o022:
-        raise PermissionError(f"{folder} is not this user's own")
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise PermissionError(f"{folder} is not private to this user")
     return folder
 
 
-def _key(cc: str) -> str:
-    """What a compiled library depends on: source, flags, compiler and CPU (a home may be shared by several machines)."""
-    about = os.stat(cc)  # quicker than to ask for its version
-    facts = [*FLAGS, os.path.realpath(cc), str(about.st_size), str(about.st_mtime_ns), platform.machine(), *_cpu()]
-    return _sha(SOURCE.read_bytes() + "\n".join(facts).encode())
+def _cache_key(compiler: str) -> str:
+    """Hash of what the library depends on: source, flags, compiler and CPU (several machines may share a home directory)."""
+    status = os.stat(compiler)  # size and time stand for its version, which takes longer to ask for
+    facts = [*FLAGS, os.path.realpath(compiler), str(status.st_size), str(status.st_mtime_ns), platform.machine(), *_cpu_model()]
+    return _sha256(SOURCE.read_bytes() + "\n".join(facts).encode())
 
 
-def _cpu() -> list[str]:
-    """The name and the features of this CPU, as far as the system tells."""
-    told: dict[str, str] = {}
+def _cpu_model() -> list[str]:
+    """Name and instruction set extensions of this CPU, as far as the system reports them."""
+    fields: dict[str, str] = {}
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             for line in file:
                 name, _, value = line.partition(":")
-                if name.strip() in told:  # the second core says the same
+                if name.strip() in fields:  # the second core repeats them
                     break
-                told[name.strip()] = value.strip()
+                fields[name.strip()] = value.strip()
     except OSError:
         return [platform.processor()]
-    return [told.get(name, "") for name in ("model name", "model", "flags", "Features", "CPU part")]
+    return [fields.get(name, "") for name in ("model name", "model", "flags", "Features", "CPU part")]
 
 
-def _sha(content: bytes) -> str:
+def _sha256(content: bytes) -> str:
+    """The first 128 bits, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()[:32]
