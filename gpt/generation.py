@@ -1,7 +1,6 @@
 """From a prompt to a stream of tokens: prefill, then one step for each token, for one sequence or for many."""
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,13 +8,13 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from tokenizers.decoders import DecodeStream
+import torch.nn.functional as F
 from torch import Tensor
 
 from gpt.engine import Engine, engine_for
 from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM
 from gpt.sampling import SamplingParams, sample, sampling_probs
-from gpt.tokenizer import Tokenizer
+from gpt.tokenizer import StreamDecoder, Tokenizer
 
 PREFILL_CHUNK = 256  # tokens of a prompt that are read at once; bounds the memory that a long one needs
 ENGINES = ("C", "PyTorch")
@@ -29,7 +28,7 @@ class GenerationStep:
         token_id: Its id.
         text: What it adds to the text; "" while a multi-byte character is incomplete.
         logprob: Natural logarithm of the model's own probability for it.
-        logits: (V,) the model's own.
+        logits: (V,) logits of the model.
         params: How it was chosen.
     """
 
@@ -69,7 +68,7 @@ class Sequence:
     state: Any
     logits: Tensor | None
     rng: Iterator[float]
-    decoder: DecodeStream
+    decoder: StreamDecoder
     last_token_id: int = -1
 
 
@@ -138,9 +137,11 @@ class LanguageModel:
     def __init__(
         self, model: CausalLM, tokenizer: Tokenizer, name: str = "model", device: str | torch.device | None = None
     ) -> None:
-        self.model, self.tokenizer, self.name = model.eval() if device is None else model.eval().to(device), tokenizer, name
+        self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
+        if device is not None:
+            model.to(device)
         self.eos_token_id = model.config.eos_token_id
-        # The token before a document: its end token, if it has one, else a new line.
+        # The token before a document: the end token of the one before it, or a newline if there is no end token.
         self.start_id = tokenizer.start_id if self.eos_token_id is None else self.eos_token_id
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))  # a compiled program has none
 
@@ -169,7 +170,7 @@ class LanguageModel:
 
         It is decided on first access, by the first token at the latest; then the C kernel is compiled, once for a machine.
         """
-        return ENGINES[self._engine is None]
+        return "PyTorch" if self._engine is None else "C"
 
     @engine.setter
     def engine(self, name: str) -> None:
@@ -231,16 +232,18 @@ class LanguageModel:
         Args:
             prompt: The text to continue; empty for a new document.
             params: How to choose each token.
-            state: The state to start from; by default what the model starts a document from.
+            state: The state to start from, which the sequence owns from then on; by default what the model starts a document
+                from.
         """
         params = params.seeded()
         rng = _uniform_numbers(params.seed or 0)
         ids = self.tokenizer.encode(self.tokenizer.normalize(prompt)).ids
-        if self.eos_token_id is not None or not ids:
-            ids = self._documents([self.start_id, *ids])[-1]
+        if self.eos_token_id is not None:  # read the last document only
+            ids = [self.start_id, *ids]
+            ids = ids[max(i for i, token in enumerate(ids) if token == self.eos_token_id) :]
         state = self.model.init_state(rng) if state is None else state
-        logits, state = self._prefill(ids, state)
-        return Sequence(params, params.max_new_tokens, state, logits, rng, DecodeStream(skip_special_tokens=False))
+        logits, state = self._prefill_chunked(ids or [self.start_id], state)
+        return Sequence(params, params.max_new_tokens, state, logits, rng, StreamDecoder(self.tokenizer))
 
     def score(self, text: str) -> Score:
         """How well the model predicts `text`, as a new document.
@@ -251,37 +254,34 @@ class LanguageModel:
         ids, unknown_chars = self.tokenizer.encode(self.tokenizer.normalize(text))
         if not ids:
             raise ValueError(f"there is nothing to score in {text[:60]!r}: it has no character that this model knows")
-        documents = self._documents([self.start_id, *ids])
-        if len(documents[-1]) == 1:  # the end of the last line
-            documents.pop()
-        ends = [following[0] for following in documents[1:]] + ([self.start_id] if ids[-1] == self.eos_token_id else [])
-        nll: list[float] = []
-        for i, document in enumerate(documents):
-            nll += self._token_nll(document + ends[i : i + 1])
+        nll = [nll for document in self._documents([self.start_id, *ids]) for nll in self._token_nll(document)]
         tokens = [self.tokenizer.decode([i]) for i in ids]
         bits = math.fsum(nll) / math.log(2) / len(self.tokenizer.decode(ids))
         return Score(tokens, nll, bits, unknown_chars)
 
     def _token_nll(self, ids: list[int]) -> list[float]:
         """-log p(token) of each token of a document but the first, in nats."""
-        logits = torch.cat([chunk for chunk, _ in self._prefill_chunked(ids[:-1])])  # (T, V)
-        return (-logits.log_softmax(dim=-1).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]).tolist()
+        inputs, targets = (torch.tensor(part).split(PREFILL_CHUNK) for part in (ids[:-1], ids[1:]))
+        nll: list[float] = []
+        state = None
+        for chunk, following in zip(inputs, targets, strict=True):
+            logits, state = self.forward(chunk[None], state)
+            nll += F.cross_entropy(logits[0], following, reduction="none").tolist()
+        return nll
 
     def _documents(self, ids: list[int]) -> list[list[int]]:
-        """Split ids at the end tokens, each of which starts the next document; one document if there is no end token."""
-        starts = [i for i, token in enumerate(ids) if token == self.eos_token_id] if self.eos_token_id is not None else [0]
-        return [ids[start:end] for start, end in pairwise([*starts, len(ids)])]
+        """Split ids into documents, each with the token before it and, unless the text stops first, its end token."""
+        if self.eos_token_id is None:
+            return [ids]
+        ends = [i for i, token in enumerate(ids) if token == self.eos_token_id]
+        documents = [ids[start : end + 1] for start, end in pairwise([*ends, len(ids)])]
+        return documents if len(documents[-1]) > 1 else documents[:-1]  # the text stops with an end token
 
-    def _prefill(self, ids: list[int], state: Any = None) -> tuple[Tensor, Any]:
+    def _prefill_chunked(self, ids: list[int], state: Any) -> tuple[Tensor, Any]:
         """Logits (V,) after ids, and the state."""
-        ((logits, state),) = deque(self._prefill_chunked(ids, state), maxlen=1)  # of the last chunk
-        return logits[-1], state
-
-    def _prefill_chunked(self, ids: list[int], state: Any = None) -> Iterator[tuple[Tensor, Any]]:
-        """Read ids in chunks; for each, logits (T, V) in float32 and the state after it."""
         for chunk in torch.tensor(ids).split(PREFILL_CHUNK):
             logits, state = self.forward(chunk[None], state)
-            yield logits[0], state
+        return logits[0, -1].clone(), state  # a copy, which does not keep the logits of the whole chunk
 
     @torch.inference_mode()
     def forward(self, ids: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -313,25 +313,25 @@ class BatchGenerator:
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out of the batch. It owns its state and can be inserted again."""
         self.sequences = [other for other in self.sequences if other is not sequence]
-        if sequence.state is None:
-            self._split()
+        self._split()
 
     def step(self) -> list[GenerationStep]:
         """Generate one token for each sequence, in their order."""
         lm, unread = self.lm, [sequence for sequence in self.sequences if sequence.logits is None]
-        next_logits = iter(self._read_last_tokens(unread) if unread else ())
-        logits = torch.stack([next(next_logits) if s.logits is None else s.logits for s in self.sequences])
+        logits = self._read_last_tokens(unread) if unread else torch.empty(0)
+        if len(unread) < len(self.sequences):  # some have just read their prompt
+            next_logits = iter(logits)
+            logits = torch.stack([next(next_logits) if s.logits is None else s.logits for s in self.sequences])
         exact = logits.double()  # (B, V)
         tokens = sample(exact, [s.params for s in self.sequences], [next(s.rng) for s in self.sequences])
-        # log_softmax would wake OpenMP's threads for a few sequences, and wait long for them if the cores are busy.
+        # log_softmax would start OpenMP threads even for a few sequences, which is slow where the cores are busy.
         logprobs = exact.softmax(dim=-1).gather(-1, tokens[:, None])[:, 0].log()
         steps = []
-        for i, (s, token, logprob) in enumerate(zip(self.sequences, tokens.tolist(), logprobs.tolist(), strict=True)):
-            text = s.decoder.step(lm.tokenizer.backend, token) or ""
-            steps.append(GenerationStep(token, text, logprob, logits[i], s.params))
+        for s, token, logprob, own in zip(self.sequences, tokens.tolist(), logprobs.tolist(), logits.unbind(), strict=True):
+            steps.append(GenerationStep(token, s.decoder.step(token), logprob, own, s.params))
             s.last_token_id, s.logits, s.remaining = token, None, s.remaining - 1
             if token == lm.eos_token_id:  # the next document starts afresh
-                s.logits, s.state = lm._prefill([token], lm.model.init_state(s.rng))
+                s.logits, s.state = lm._prefill_chunked([token], lm.model.init_state(s.rng))
         return steps
 
     def _read_last_tokens(self, sequences: list[Sequence]) -> Tensor:
@@ -351,7 +351,7 @@ class BatchGenerator:
     def _split(self) -> None:
         """Give each merged sequence its own state."""
         for i, sequence in enumerate(self._merged):
-            if sequence.state is None:  # else it has started a new document
+            if sequence.state is None:  # otherwise it has started a new document
                 sequence.state = self._state if len(self._merged) == 1 else self._state.extract(i)
         self._merged, self._state = [], None
 
@@ -359,5 +359,5 @@ class BatchGenerator:
 def _uniform_numbers(seed: int) -> Iterator[float]:
     """An endless stream of numbers in [0, 1) for a seed."""
     generator = torch.Generator().manual_seed(seed)
-    while True:  # in blocks, which give the same numbers as one at a time, only faster
+    while True:  # blocks give the same numbers as single calls, and faster
         yield from torch.rand(256, generator=generator, dtype=torch.float64).tolist()

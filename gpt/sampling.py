@@ -1,10 +1,10 @@
-"""From logits to one token: temperature, top-k, top-p, min-p, and a draw, each a pure function.
+"""From logits to one token: temperature, top-k, top-p, min-p and a random choice, each a pure function.
 
-The order is that of transformers: temperature, top-k, top-p, min-p, then the draw. Every filter takes logits
-(..., V) and gives new ones, in which what may not be drawn is minus infinity.
+The order is that of transformers. Each filter takes logits (..., V) and returns new ones, in which the tokens that it
+removes are minus infinity.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import SystemRandom
 from typing import Any
@@ -13,26 +13,26 @@ import torch
 from torch import Tensor
 
 MAX_NEW_TOKENS = 100_000
-MAX_SEED = 2**32 - 1  # fits every language's whole numbers, JavaScript's among them
-
-
-def _number(name: str, value: Any, allowed: str, whole: bool, low: float, high: float, open_low: bool = False) -> None:
-    fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not fits or not low <= value <= high or (open_low and value == low):
-        raise ValueError(f"{name} is {value!r}; it must be {allowed}")
+MAX_SEED = 2**32 - 1  # an exact number in JavaScript and other languages
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to choose each token. Raises ValueError for a value out of its range.
+    """How to choose each token.
 
-    temperature     0 to 5; divides the logits: 0 always takes the likeliest, 1 is the model's own distribution
-    top_k           keep the k likeliest; 0 keeps all
-    top_p           above 0, to 1; keep the likeliest that together hold p (Holtzman et al. 2020); 1 keeps all
-    min_p           0 to below 1; keep those with at least this share of the likeliest's probability
-                    (Nguyen et al. 2024); 0 keeps all
-    max_new_tokens  0 to 100,000
-    seed            0 to 2**32 - 1; the same seed gives the same text; None draws one
+    Attributes:
+        temperature: 0 to 5. Divides the logits; 1 is the model's own distribution, 0 always takes the most probable token.
+        top_k: Keep the k most probable tokens; 0 keeps all.
+        top_p: Above 0, up to 1. Keep the most probable tokens that together have probability p (Holtzman et al. 2020); 1 keeps
+            all.
+        min_p: 0 to below 1. Keep tokens with at least this fraction of the highest probability (Nguyen et al. 2024); 0 keeps
+            all.
+        max_new_tokens: 0 to 100,000.
+        seed: 0 to 2**32 - 1, or None for a random one. On one build, the same seed gives the same text. For a VAE it also
+            determines the latent vector of each line, so it chooses the text even at temperature 0.
+
+    Raises:
+        ValueError: If a value is out of its range.
     """
 
     temperature: float = 0.8
@@ -43,22 +43,35 @@ class SamplingParams:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _number("temperature", self.temperature, "a number from 0 to 5", False, 0, 5)
-        _number("top_k", self.top_k, "a whole number from 0 (off) up", True, 0, float("inf"))
-        _number("top_p", self.top_p, "a number above 0 and at most 1 (off)", False, 0, 1, open_low=True)
-        _number("min_p", self.min_p, "a number from 0 (off) to below 1", False, 0, 1 - 2**-53)
-        _number("max_new_tokens", self.max_new_tokens, f"a whole number from 0 to {MAX_NEW_TOKENS:,}", True, 0, MAX_NEW_TOKENS)
+        self._check("temperature", (int, float), lambda value: 0 <= value <= 5, "a number from 0 to 5")
+        self._check("top_k", (int,), lambda value: value >= 0, "a whole number from 0 (off) up")
+        self._check("top_p", (int, float), lambda value: 0 < value <= 1, "a number above 0 and at most 1 (off)")
+        self._check("min_p", (int, float), lambda value: 0 <= value < 1, "a number from 0 (off) to below 1")
+        allowed = f"a whole number from 0 to {MAX_NEW_TOKENS:,}"
+        self._check("max_new_tokens", (int,), lambda value: 0 <= value <= MAX_NEW_TOKENS, allowed)
         if self.seed is not None:
-            _number("seed", self.seed, f"a whole number from 0 to {MAX_SEED}, or None", True, 0, MAX_SEED)
+            allowed = f"a whole number from 0 to {MAX_SEED}, or None"
+            self._check("seed", (int,), lambda value: 0 <= value <= MAX_SEED, allowed)
+
+    def _check(self, name: str, types: tuple[type, ...], is_in_range: Callable[[Any], bool], allowed: str) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, types) or isinstance(value, bool) or not is_in_range(value):
+            raise ValueError(f"{name} is {value!r}; it must be {allowed}")
 
     def seeded(self) -> "SamplingParams":
-        """The same with a seed: its own, or one drawn now."""
+        """The same parameters with a seed: their own, or a random one."""
         return self if self.seed is not None else replace(self, seed=SystemRandom().randint(0, MAX_SEED))
 
 
 def apply_temperature(logits: Tensor, temperature: float | Tensor) -> Tensor:
-    """Divide by the temperature, or by (..., 1) of them above 0; at 0 only the likeliest remains (of equals, the lowest id)."""
-    logits = logits - logits.amax(dim=-1, keepdim=True)  # the greatest is 0, so a tiny temperature cannot overflow
+    """Divide logits (..., V) by the temperature.
+
+    Args:
+        logits: (..., V).
+        temperature: A number; at 0 only the most probable token remains (of equal ones, the lowest id). Or a tensor (..., 1) of
+            numbers above 0.
+    """
+    logits = logits - logits.amax(dim=-1, keepdim=True)  # at most 0, so a tiny temperature cannot overflow
     if not isinstance(temperature, Tensor) and temperature == 0:
         best = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, logits.argmax(dim=-1, keepdim=True), True)
         return logits.masked_fill(~best, -torch.inf)
@@ -66,60 +79,82 @@ def apply_temperature(logits: Tensor, temperature: float | Tensor) -> Tensor:
 
 
 def apply_top_k(logits: Tensor, k: int) -> Tensor:
-    """Keep the k greatest, and what equals the last of them; k of 0, or above V, keeps all."""
+    """Keep the k highest logits, and those equal to the lowest of them; k of 0, or V and more, keeps all."""
     if k == 0 or k >= logits.shape[-1]:
         return logits
-    least = logits.topk(k, dim=-1).values[..., -1:]
-    return logits.masked_fill(logits < least, -torch.inf)
+    lowest = logits.topk(k, dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < lowest, -torch.inf)
 
 
 def apply_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the likeliest until together they hold p or more; the first always stays."""
+    """Keep the most probable tokens until together they have probability p or more; the first is always kept."""
     if p == 1:
         return logits
     ordered, ids = logits.sort(dim=-1, descending=True, stable=True)
     probs = ordered.softmax(dim=-1)
-    drop = probs.cumsum(dim=-1) - probs >= p  # those before it hold p already
-    drop[..., 0] = False
-    return logits.masked_fill(drop.scatter(-1, ids, drop), -torch.inf)
+    remove = probs.cumsum(dim=-1) - probs >= p  # those before it have p already
+    remove[..., 0] = False
+    return logits.masked_fill(remove.scatter(-1, ids, remove), -torch.inf)
 
 
 def apply_min_p(logits: Tensor, p: float) -> Tensor:
-    """Keep those at least p times as likely as the likeliest."""
+    """Keep tokens that have at least p times the highest probability."""
     if p == 0:
         return logits
     probs = logits.softmax(dim=-1)
-    return logits.masked_fill(probs < p * probs.max(dim=-1, keepdim=True).values, -torch.inf)
+    return logits.masked_fill(probs < p * probs.amax(dim=-1, keepdim=True), -torch.inf)
 
 
 def sampling_probs(logits: Tensor, params: SamplingParams, temperatures: Tensor | None = None) -> Tensor:
-    """(..., V) logits -> (..., V) float64 probabilities to draw from; `temperatures` (..., 1), if given, replace the one."""
+    """The distribution that a token is sampled from: (..., V) in float64.
+
+    Args:
+        logits: (..., V).
+        params: Temperature and filters.
+        temperatures: (..., 1) temperatures above 0 in place of the one of `params`.
+    """
     logits = apply_temperature(logits.double(), params.temperature if temperatures is None else temperatures)
     logits = apply_min_p(apply_top_p(apply_top_k(logits, params.top_k), params.top_p), params.min_p)
     return logits.softmax(dim=-1)
 
 
 def sample_from_probs(probs: Tensor, uniform: Tensor | float) -> Tensor:
-    """The tokens (...) of (..., V) probabilities, each at `uniform` (...), in [0, 1), of the way up their cumulative sum.
+    """Sample by inverting the cumulative distribution.
 
-    One uniform number a token, whatever the filters: so the same seed stays in step under any settings.
+    Each token uses one uniform number, with or without filters, so a seed stays in step for any parameters.
+
+    Args:
+        probs: (..., V).
+        uniform: (...) numbers in [0, 1).
+
+    Returns:
+        Token ids (...).
     """
     cumulative = probs.cumsum(dim=-1)
     uniform = torch.as_tensor(uniform, dtype=probs.dtype)[..., None]
     return torch.searchsorted(cumulative / cumulative[..., -1:], uniform, right=True)[..., 0]
 
 
-def sample(logits: Tensor, params: Sequence[SamplingParams], rng: Sequence[float]) -> Tensor:
-    """A token (B,) for each row of logits (B, V), by its own settings; rows with the same filters are computed together."""
-    uniform = torch.tensor(rng, dtype=torch.float64)
+def sample(logits: Tensor, params: Sequence[SamplingParams], uniform: Sequence[float]) -> Tensor:
+    """Sample a token for each sequence of a batch. Sequences with the same filters are computed together.
+
+    Args:
+        logits: (B, V).
+        params: One for each sequence.
+        uniform: One number in [0, 1) for each sequence.
+
+    Returns:
+        Token ids (B,).
+    """
+    numbers = torch.tensor(uniform, dtype=torch.float64)
     if len(params) == 1:
-        return sample_from_probs(sampling_probs(logits, params[0]), uniform)
-    alike: dict[tuple[float, ...], list[int]] = {}
-    for row, p in enumerate(params):
-        alike.setdefault((p.temperature > 0, p.top_k, p.top_p, p.min_p), []).append(row)
+        return sample_from_probs(sampling_probs(logits, params[0]), numbers)
+    groups: dict[tuple[float, ...], list[int]] = {}
+    for i, p in enumerate(params):
+        groups.setdefault((p.temperature > 0, p.top_k, p.top_p, p.min_p), []).append(i)
     tokens = torch.empty(len(params), dtype=torch.long)
-    for rows in alike.values():
-        one = params[rows[0]]
-        temperatures = torch.tensor([[params[row].temperature] for row in rows], dtype=torch.float64) if one.temperature else None
-        tokens[rows] = sample_from_probs(sampling_probs(logits[rows], one, temperatures), uniform[rows])
+    for group in groups.values():
+        first = params[group[0]]
+        temperatures = torch.tensor([[params[i].temperature] for i in group], dtype=torch.float64) if first.temperature else None
+        tokens[group] = sample_from_probs(sampling_probs(logits[group], first, temperatures), numbers[group])
     return tokens

@@ -1,8 +1,11 @@
-"""What the tests share: tiny seeded models, a short text of our own, the page and its visitors, a Hub, and no network."""
+"""Shared fixtures: tiny seeded models, a short text, the page and its visitors, a local Hub, and no network.
+
+Training modules are imported by the fixtures that use them, so that the tests of `gpt` need nothing of `train`.
+"""
 
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the Hub's client, which reads it once
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it once
 
 import gc
 import random
@@ -12,23 +15,21 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from browser import CHROMIUM, FLAGS, Visit, free_port
 from fake_hub import Hub
-from huggingface_hub import constants, set_client_factory
-from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub import close_session, constants
 
-from gpt import GPT, Bigram, BigramConfig, GPTConfig, LanguageModel, Tokenizer
+from gpt import GPT, BatchGenerator, Bigram, BigramConfig, GPTConfig, LanguageModel, Tokenizer
 from gpt.checkpoint import save
-from gpt.hub import fail_fast
-from train.configs import GPTTrainConfig
-from train.data import TextDataset
-from train.runs import train
-from train.trainer import Budget
 
-torch.set_num_threads(1)  # the models are so small that a second thread only waits
+if TYPE_CHECKING:
+    from train.data import TextDataset
+
+torch.set_num_threads(1)  # the models are too small for a second thread
 
 TEXT = """\
 The old clock in the hall struck five; "Quick," said Jo, "before the frost!"
@@ -52,13 +53,13 @@ def tokenizer(text: str) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def bpe(text: str) -> Tokenizer:
-    """Pieces of words of that text, and all bytes."""
+    """Byte-level BPE, trained on that text."""
     return Tokenizer.bpe(text, 300)
 
 
 @pytest.fixture
 def make_gpt() -> Callable[..., GPT]:
-    """A function that builds a tiny GPT with weights that all matter: a new GPT's own head is zero."""
+    """A function that builds a tiny GPT with random weights in every tensor: a new GPT's own head is zero."""
 
     def make(seed: int = 0, **sizes: int) -> GPT:
         tiny = {
@@ -106,30 +107,41 @@ def folder(tiny_gpt: GPT, tokenizer: Tokenizer, tmp_path: Path) -> Path:
     return tmp_path / "tiny"
 
 
-def chain(length: int, alphabet: str = "abcde ", seed: int = 0) -> str:
-    """A text in which each character depends on the last one."""
-    draws = random.Random(seed)
-    weights = {last: [draws.random() ** 3 for _ in alphabet] for last in alphabet}
-    written = [alphabet[0]]
-    while len(written) < length:
-        written += draws.choices(alphabet, weights[written[-1]])
-    return "".join(written)
+def markov_chain(length: int, alphabet: str = "abcde ", seed: int = 0) -> str:
+    """A text in which each character depends on the one before it."""
+    rng = random.Random(seed)
+    weights = {last: [rng.random() ** 3 for _ in alphabet] for last in alphabet}
+    characters = [alphabet[0]]
+    while len(characters) < length:
+        characters += rng.choices(alphabet, weights[characters[-1]])
+    return "".join(characters)
 
 
 @pytest.fixture(scope="session")
 def chain_text() -> Callable[..., str]:
-    return chain
+    return markov_chain
 
 
 @pytest.fixture(scope="session")
-def data() -> TextDataset:
-    """A text long enough to learn a little from."""
-    return TextDataset("chain", chain(4_000), "0" * 64, None)
+def data() -> "TextDataset":
+    """A text that is long enough for a short training run."""
+    from train.data import TextDataset
+
+    return TextDataset("chain", (markov_chain(4_000),), "0" * 64)
+
+
+@pytest.fixture(scope="session")
+def line_data() -> "TextDataset":
+    """60 lines of 2 to 5 letters."""
+    from train.data import TextDataset
+
+    lines = [f"{a}{b * n}" for a in "abcde" for b in "xyz" for n in range(1, 5)]
+    return TextDataset.from_lines("items", "".join(f"{line}\n" for line in lines).encode())
 
 
 @pytest.fixture
 def keeps_sigint() -> Iterator[None]:
-    """Puts back the handler of Ctrl-C, which `python -m train run` replaces."""
+    """Restores the SIGINT handler, which `python -m train run` replaces."""
     handler = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, handler)
@@ -137,7 +149,7 @@ def keeps_sigint() -> Iterator[None]:
 
 @pytest.fixture
 def text_file(tmp_path, data):
-    """The text that the training tests learn from, as a file."""
+    """The text of `data` as a file."""
     path = tmp_path / "chain.txt"
     path.write_text(data.text)
     return path
@@ -145,33 +157,33 @@ def text_file(tmp_path, data):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """A function that runs a command's main; each run returns its exit status or message, stdout and stderr."""
+    """A function that runs a command's `main`; each run returns its exit status or message, stdout and stderr."""
 
-    def of(name, main):
+    def make(name, main):
         def run(*args):
             monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
             try:
                 main()
                 status = 0
-            except SystemExit as leaving:
-                status = leaving.code
+            except SystemExit as error:
+                status = error.code
             return status, *capsys.readouterr()
 
         return run
 
-    return of
+    return make
 
 
 @pytest.fixture(scope="module")
 def address():
-    """The page, served from this process, so that a test can slow a model down or look at its texts."""
+    """The page, served from this process, so that a test can slow a model down or read its texts."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # gradio leaves event loops behind, unclosed, as it is built
+        warnings.simplefilter("ignore", ResourceWarning)  # building a gradio app leaves event loops unclosed
         from app import LAUNCH, demo
 
-        # A port that is free: gradio's own search leaves a socket open for each one that is not.
-        where = {"server_name": "127.0.0.1", "server_port": free_port()}
-        _, url, _ = demo.launch(**LAUNCH, **where, prevent_thread_lock=True, quiet=True)
+        # A free port is given, because gradio's own search leaves a socket open for each busy one.
+        server = {"server_name": "127.0.0.1", "server_port": free_port()}
+        _, url, _ = demo.launch(**LAUNCH, **server, prevent_thread_lock=True, quiet=True)
         gc.collect()
     yield url.rstrip("/")
     demo.close()
@@ -206,40 +218,44 @@ def visit(chromium, address):
 
 
 @pytest.fixture
-def slow(monkeypatch):
-    """Every model writes 50 characters a second, so that there is time to press Stop."""
-    step = LanguageModel.step
+def slow_generation(monkeypatch):
+    """Every model generates 50 tokens a second, so that there is time to press Stop."""
+    step = BatchGenerator.step
 
-    def slowly(self, rows):
+    def slow_step(self):
         time.sleep(0.02)
-        return step(self, rows)
+        return step(self)
 
-    monkeypatch.setattr(LanguageModel, "step", slowly)
+    monkeypatch.setattr(BatchGenerator, "step", slow_step)
 
 
 @pytest.fixture(scope="session")
 def train_tiny(data):
-    """A function that trains a tiny GPT for a moment and gives the folder that the run wrote."""
+    """A function that trains a tiny GPT for 20 steps and returns the folder of the run."""
 
-    def train(out, data=data, seed=1):
+    def run(out, data=data, seed=1):
+        from train.configs import GPTTrainConfig
+        from train.runs import train
+        from train.trainer import Budget
+
         config = GPTTrainConfig(layers=2, width=32, head_size=32, context=16, batch_tokens=128)
         command = "python -m train run gpt --steps 20"
         for _ in train("gpt", config, data, out, Budget(steps=20), seed=seed, command=command):
             pass
         return out
 
-    return train
+    return run
 
 
 @pytest.fixture(scope="session")
 def run_folder(train_tiny, tmp_path_factory):
-    """What a short training run wrote. Nothing may change it."""
+    """The folder of a short training run. Tests must not change it."""
     return train_tiny(tmp_path_factory.mktemp("run") / "tiny")
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A Hub, which this process takes for the real one, with an empty cache. Nobody is logged in."""
+    """A local Hub in place of huggingface.co, with an empty cache and no token."""
     for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -251,5 +267,4 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
         yield hub
-        fail_fast.cache_clear()
-        set_client_factory(default_client_factory)
+        close_session()

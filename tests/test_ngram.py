@@ -1,220 +1,199 @@
-"""Kneser-Ney against a slow version with dictionaries, and against a text whose probabilities are worked out by hand."""
+"""Kneser-Ney smoothing, compared with a slow version that uses dictionaries and with probabilities worked out by hand."""
 
 import json
 import random
 from collections import Counter, defaultdict
-from itertools import product
+from itertools import groupby, product
 
 import numpy as np
 import pytest
 import torch
 
 from gpt import LanguageModel, NGram, NGramConfig, SamplingParams, Tokenizer, load
-from gpt.checkpoint import CheckpointError, save
-from gpt.models.ngram import FALLBACK, LONGEST, count, discounts, first_code
+from gpt.checkpoint import WEIGHTS, CheckpointError, save
+from gpt.models.ngram import FALLBACK_DISCOUNTS, MAX_ORDER, count_ngrams, discounts, first_ngram_id
 
 
-def made(text, vocab_size, order, whole=LONGEST, end=None):
-    return NGram.smoothed(count(torch.tensor(text, dtype=torch.long), vocab_size, order, end), vocab_size, whole, end)
+def fit(ids, vocab_size, order, cutoff=MAX_ORDER, eos=None):
+    counts = count_ngrams(torch.tensor(ids, dtype=torch.long), vocab_size, order, eos)
+    return NGram.from_counts(counts, vocab_size, cutoff, eos)
 
 
-def slow(text, vocab_size, order, whole=LONGEST, end=None):
-    """A function (context, token) -> probability, as the papers define it, with shares rounded down to float16."""
-    text, tables = tuple(text), {}
+def slow_kneser_ney(ids, vocab_size, order, cutoff=MAX_ORDER, eos=None):
+    """A function (context, token) -> probability, as the papers define it, with probabilities rounded down to float16."""
+    ids, tables = tuple(ids), {}
 
-    def grams(n):
-        """All sequences of n tokens in which no line ends but at the last."""
-        found = [text[i : i + n] for i in range(len(text) - n + 1)]
-        return [gram for gram in found if end is None or end not in gram[1:-1]]
+    def ngrams(n):
+        """All sequences of n tokens of one document."""
+        sequences = [ids[i : i + n] for i in range(len(ids) - n + 1)]
+        return [sequence for sequence in sequences if eos is None or eos not in sequence[1:-1]]
 
     for n in range(1, order + 1):
         counts = Counter()
         if n == order:
-            counts.update(grams(n))
+            counts.update(ngrams(n))
         else:
-            counts.update(gram[1:] for gram in set(grams(n + 1)))
-            counts.update(gram for gram in grams(n) if n > 1 and gram[0] == end)
-        of_counts = Counter(counts.values())
-        n1, n2, n3, n4 = (of_counts[i] for i in (1, 2, 3, 4))
-        taken = FALLBACK
+            counts.update(sequence[1:] for sequence in set(ngrams(n + 1)))
+            counts.update(sequence for sequence in ngrams(n) if n > 1 and sequence[0] == eos)
+        n1, n2, n3, n4 = (list(counts.values()).count(i) for i in (1, 2, 3, 4))
+        discount = FALLBACK_DISCOUNTS
         if n1 and n2 and n3 and n4:
             y = n1 / (n1 + 2 * n2)
-            taken = 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3
-            taken = taken if all(0 < d < i for i, d in enumerate(taken, 1)) else FALLBACK
+            discount = 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3
+            discount = discount if all(0 < d < i for i, d in enumerate(discount, 1)) else FALLBACK_DISCOUNTS
         total = Counter()
-        for gram, times in counts.items():
-            total[gram[:-1]] += times
+        for sequence, count in counts.items():
+            total[sequence[:-1]] += count
         tables[n] = defaultdict(dict)
-        for gram, times in counts.items():
-            if times > 1 or n <= whole:
-                share = (times - taken[min(times, 3) - 1]) / total[gram[:-1]]
-                half = np.float16(share)
-                tables[n][gram[:-1]][gram[-1]] = float(half if float(half) <= share else np.nextafter(half, np.float16(0)))
+        for sequence, count in counts.items():
+            if count > 1 or n <= cutoff:
+                prob = (count - discount[min(count, 3) - 1]) / total[sequence[:-1]]
+                half = np.float16(prob)
+                rounded = float(half if float(half) <= prob else np.nextafter(half, np.float16(0)))
+                tables[n][sequence[:-1]][sequence[-1]] = rounded
 
     def probability(context, token, n=order):
         if n == 0:
             return 1 / vocab_size
         if len(context) < n - 1:
             return probability(context, token, n - 1)
-        shares = tables[n].get(tuple(context[len(context) - n + 1 :]), {})
-        return shares.get(token, 0.0) + (1 - sum(shares.values())) * probability(context, token, n - 1)
+        probs = tables[n].get(tuple(context[len(context) - n + 1 :]), {})
+        return probs.get(token, 0.0) + (1 - sum(probs.values())) * probability(context, token, n - 1)
 
     return probability
 
 
-def probs(model, context):
-    """(V,) after a context."""
+def probs_after(model, context):
     return model(torch.tensor([context]))[0][0, -1].exp()
 
 
-TEXTS = {
-    "chain": lambda length: [(i * i + i // 3 + random.Random(i).randrange(2)) % 4 for i in range(length)],
-    "random": lambda length: random.Random(5).choices(range(4), [8, 4, 2, 1], k=length),
-    "one token": lambda length: [2] * length,
-}
+@torch.no_grad()
+def assert_is_kneser_ney(model, reference, contexts):
+    for _, group in groupby(contexts, key=len):
+        batch = list(group)
+        actual = model(torch.tensor(batch))[0][:, -1].exp()
+        expected = torch.tensor([[reference(context, token) for token in range(4)] for context in batch])
+        torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
+        assert actual.min() > 0
+        torch.testing.assert_close(actual.double().sum(-1), torch.ones(len(batch), dtype=torch.float64), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("lines", [1, 9, 300])
-@pytest.mark.parametrize(("order", "whole"), [(1, 8), (2, 1), (3, 8), (5, 3)])
-def test_lines_are_counted_apart(lines, order, whole):
-    """After each context that is the beginning of a line, or a part of one."""
-    draws = random.Random(lines)
-    text = [0]
-    for _ in range(lines):
-        text += [*draws.choices((1, 2, 3), (5, 2, 1), k=draws.randrange(1, 6)), 0]
-    model, expected = made(text, 4, order, whole, 0), slow(text, 4, order, whole, 0)
-    for n in range(5):
-        for context in product((1, 2, 3), repeat=n):
-            for start in ((0,), ()) if n else ((0,),):
-                got = probs(model, (*start, *context))
-                theirs = torch.tensor([expected((*start, *context), token) for token in range(4)])
-                torch.testing.assert_close(got, theirs, atol=1e-6, rtol=1e-5)
+@pytest.mark.parametrize(("order", "cutoff"), [(1, 8), (2, 1), (4, 8), (4, 2), (5, 3)])
+def test_probabilities_after_every_context_are_kneser_ney(order, cutoff):
+    """For a text with structure, one without, and ones that are shorter than the order."""
+    chain = [(i * i + i // 3 + random.Random(i).randrange(2)) % 4 for i in range(700)]
+    contexts = [context for n in range(1, 5) for context in product(range(4), repeat=n)]
+    for ids in (chain, random.Random(5).choices(range(4), [8, 4, 2, 1], k=60), [2] * 9, [1, 3], [2]):
+        assert_is_kneser_ney(fit(ids, 4, order, cutoff), slow_kneser_ney(ids, 4, order, cutoff), contexts)
 
 
-def test_what_starts_lines_counts_how_often_it_does():
-    """Of 4 lines 3 begin with 1: not how many different tokens ended the lines before."""
-    model = made([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 2, 0], 3, 3, end=0)
-    begins = probs(model, (0,))
-    assert begins[1] > 0.5 > begins[2] > begins[0]
+@pytest.mark.parametrize(("order", "cutoff"), [(1, 8), (2, 1), (3, 8), (5, 3)])
+def test_documents_are_counted_apart(order, cutoff):
+    starts = [(0, *context) for n in range(4) for context in product((1, 2, 3), repeat=n)]
+    within = [context for n in range(1, 4) for context in product((1, 2, 3), repeat=n)]
+    for documents in (1, 9, 100):
+        rng, ids = random.Random(documents), [0]
+        for _ in range(documents):
+            ids += [*rng.choices((1, 2, 3), (5, 2, 1), k=rng.randrange(1, 6)), 0]
+        model, reference = fit(ids, 4, order, cutoff, 0), slow_kneser_ney(ids, 4, order, cutoff, 0)
+        assert_is_kneser_ney(model, reference, starts + within)
 
 
-@pytest.mark.parametrize("name", TEXTS)
-@pytest.mark.parametrize("length", [1, 2, 3, 9, 60, 700])
-@pytest.mark.parametrize(("order", "whole"), [(1, 8), (1, 0), (2, 8), (2, 1), (4, 8), (4, 2), (5, 3)])
-def test_it_is_kneser_ney_after_every_context(name, length, order, whole):
-    text = TEXTS[name](length)
-    model, expected = made(text, 4, order, whole), slow(text, 4, order, whole)
-    for n in range(1, 5):
-        contexts = list(product(range(4), repeat=n))
-        got = model(torch.tensor(contexts))[0][:, -1].exp()
-        theirs = torch.tensor([[expected(context, token) for token in range(4)] for context in contexts])
-        torch.testing.assert_close(got, theirs, atol=1e-6, rtol=1e-5)
-        assert got.min() > 0
-        torch.testing.assert_close(got.double().sum(-1), torch.ones(len(contexts), dtype=torch.float64), atol=1e-6, rtol=0)
+def test_first_token_of_a_document_has_its_plain_count():
+    """3 of 4 lines start with 1; a continuation count would count how many tokens precede it."""
+    model = fit([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 2, 0], 3, 3, eos=0)
+    first = probs_after(model, (0,))
+    assert first[1] > 0.5 > first[2] > first[0]
 
 
-def test_by_hand():
-    """0 1 0 1 1: the pairs 01 twice, 10 once, 11 once. 0 comes after one token, 1 after two. Too few for other discounts
-    than 1/2, 1, 3/2, and all shares are exact in float16 but for the sixths."""
-    model = made([0, 1, 0, 1, 1], 3, 2)
-    none = [(1 - 0.5) / 3, (2 - 1) / 3]  # shares of the empty context for 0 and 1; the rest, 1/2, goes to all alike
-    low = [none[0] + 0.5 / 3, none[1] + 0.5 / 3, 0.5 / 3]
-    after_0 = [0.5 * low[0], (2 - 1) / 2 + 0.5 * low[1], 0.5 * low[2]]
-    after_1 = [(1 - 0.5) / 2 + 0.5 * low[0], (1 - 0.5) / 2 + 0.5 * low[1], 0.5 * low[2]]
-    assert probs(model, [0]).tolist() == pytest.approx(after_0, abs=1e-3)
-    assert probs(model, [1]).tolist() == pytest.approx(after_1, abs=1e-3)
-    assert probs(model, [2]).tolist() == pytest.approx(low, abs=1e-3)
+def test_probabilities_by_hand():
+    """0 1 0 1 1: the pairs 01 twice, 10 and 11 once; 0 follows one token, 1 follows two. All discounts are fallbacks."""
+    model = fit([0, 1, 0, 1, 1], 3, 2)
+    unigram = [(1 - 0.5) / 3 + 0.5 / 3, (2 - 1) / 3 + 0.5 / 3, 0.5 / 3]
+    after_0 = [0.5 * unigram[0], (2 - 1) / 2 + 0.5 * unigram[1], 0.5 * unigram[2]]
+    after_1 = [(1 - 0.5) / 2 + 0.5 * unigram[0], (1 - 0.5) / 2 + 0.5 * unigram[1], 0.5 * unigram[2]]
+    for context, expected in ((0, after_0), (1, after_1), (2, unigram)):
+        assert probs_after(model, [context]).tolist() == pytest.approx(expected, abs=1e-3)  # float16
 
 
-def test_what_counts_below_is_how_many_tokens_come_before():
-    """2 comes most often, but after 1 alone; 3 comes after three different ones."""
-    text = [1, 2] * 20 + [0, 3, 1, 3, 2, 3]
-    assert text.count(2) > 5 * text.count(3)
-    after_none = probs(made(text, 5, 2), [4])
-    assert after_none[3] > after_none[2]
-
-
-def test_discounts_by_hand():
-    counts = torch.tensor([1] * 10 + [2] * 4 + [3] * 2 + [4] * 1 + [9])
-    y = 10 / 18
-    assert discounts(counts).tolist() == pytest.approx([1 - 2 * y * 4 / 10, 2 - 3 * y * 2 / 4, 3 - 4 * y * 1 / 2])
-
-
-@pytest.mark.parametrize("of_counts", [(0, 4, 2, 1), (10, 0, 2, 1), (10, 4, 0, 1), (10, 4, 2, 0), (0, 0, 0, 0), (1, 1, 50, 1)])
-def test_discounts_where_there_are_none(of_counts):
-    counts = torch.tensor([i for i, number in enumerate(of_counts, 1) for _ in range(number)], dtype=torch.long)
-    assert discounts(counts).tolist() == list(FALLBACK)
+def test_shorter_contexts_count_how_many_tokens_precede():
+    """2 is the most frequent token, but follows only 1; 3 follows three different tokens."""
+    ids = [1, 2] * 20 + [0, 3, 1, 3, 2, 3]
+    unseen_context = probs_after(fit(ids, 5, 2), [4])
+    assert unseen_context[3] > unseen_context[2]
 
 
 def test_counts_by_hand():
-    one, two = count(torch.tensor([0, 1, 0, 1, 1]), 3, 2)
-    assert [part.tolist() for part in two] == [[1, 3, 4], [2, 1, 1]]  # 01, 10, 11: how often
-    assert [part.tolist() for part in one] == [[0, 1], [1, 2]]  # after how many different ones
+    one, two = count_ngrams(torch.tensor([0, 1, 0, 1, 1]), 3, 2)
+    assert [part.tolist() for part in two] == [[1, 3, 4], [2, 1, 1]]  # 01, 10, 11: plain counts
+    assert [part.tolist() for part in one] == [[0, 1], [1, 2]]  # continuation counts
 
 
-def test_no_two_sequences_share_a_code():
-    codes = [
-        first_code(3, len(s)) + sum(t * 3**i for i, t in enumerate(reversed(s)))
+@pytest.mark.parametrize(
+    "counts_of_counts", [(10, 4, 2, 1), (0, 4, 2, 1), (10, 0, 2, 1), (10, 4, 0, 1), (10, 4, 2, 0), (1, 1, 50, 1)]
+)
+def test_discounts_by_hand(counts_of_counts):
+    """Estimated where every count from 1 to 4 occurs and the estimates are in range."""
+    counts = [i for i, number in enumerate(counts_of_counts, 1) for _ in range(number)]
+    y = 10 / 18
+    estimated = (1 - 2 * y * 4 / 10, 2 - 3 * y * 2 / 4, 3 - 4 * y * 1 / 2)
+    expected = estimated if counts_of_counts == (10, 4, 2, 1) else FALLBACK_DISCOUNTS
+    assert discounts(torch.tensor(counts)).tolist() == pytest.approx(expected)
+
+
+def test_ngram_ids_are_unique_and_without_gaps():
+    ids = [
+        first_ngram_id(3, n) + sum(token * 3**i for i, token in enumerate(reversed(sequence)))
         for n in range(5)
-        for s in product(range(3), repeat=n)
+        for sequence in product(range(3), repeat=n)
     ]
-    assert codes == list(range(first_code(3, 5)))
+    assert ids == list(range(first_ngram_id(3, 5)))
 
 
-def test_leaving_out_takes_what_counts_once_and_is_longer():
-    text = TEXTS["random"](300)
-    counts = count(torch.tensor(text), 4, 4)
-    sizes = [made(text, 4, 4, whole).config.entries for whole in range(5)]
-    for whole, size in enumerate(sizes):
-        assert size == sum(len(each) if n <= whole else int((each > 1).sum()) for n, (_, each) in enumerate(counts, start=1))
-    assert sizes == sorted(sizes)
+def test_cutoff_prunes_longer_sequences_that_occur_once():
+    ids = random.Random(5).choices(range(4), [8, 4, 2, 1], k=300)
+    counts = count_ngrams(torch.tensor(ids), 4, 4)
+    sizes = [fit(ids, 4, 4, cutoff).config.entries for cutoff in range(5)]
+    for cutoff, size in enumerate(sizes):
+        assert size == sum(len(c) if n <= cutoff else int((c > 1).sum()) for n, (_, c) in enumerate(counts, start=1))
     assert sizes[2] < sizes[4]
 
 
 @pytest.fixture
 def model(tokenizer, text):
-    return made(tokenizer.encode(text).ids, len(tokenizer), 6, 4)
+    return fit(tokenizer.encode(text).ids, len(tokenizer), 6, 4)
 
 
-def test_the_window_is_all_that_it_sees(model):
-    assert model.window == 5
+def test_state_is_the_last_tokens(model):
+    assert model.context_length == 5
     one, other = torch.randint(model.config.vocab_size, (2, 12), generator=torch.Generator().manual_seed(0))
     other[-5:] = one[-5:]
     assert torch.equal(model(one[None])[0][:, -1], model(other[None])[0][:, -1])
-    other[-5] += 1 if other[-5] == 0 else -1
     assert model(one[None])[1].ids.tolist() == [one[-5:].tolist()]
     assert model(one[None, :2])[1].ids.tolist() == [[-1, -1, -1, *one[:2].tolist()]]
 
 
-def test_order_one_sees_nothing():
-    model = made([0, 1, 1, 1], 3, 1)
-    assert model.window == 0
+def test_order_one_ignores_the_context():
+    model = fit([0, 1, 1, 1], 3, 1)
+    assert model.context_length == 0
     logits, state = model(torch.tensor([[0, 1, 2]]))
     assert torch.equal(logits[0, 0], logits[0, 2])
     assert torch.equal(model(torch.tensor([[1]]), state)[0][0, 0], logits[0, 0])
 
 
-def test_all_of_a_text_of_one_character():
-    lm = LanguageModel(made([1] * 5_000, 2, 7), Tokenizer.from_text("a"))
-    assert probs(lm.model, [1] * 6)[1] > 0.999
-    assert probs(lm.model, [1] * 6)[0] > 0
+def test_extreme_texts():
+    lm = LanguageModel(fit([1] * 5_000, 2, 7), Tokenizer.from_text("a"))
+    assert 0.999 < probs_after(lm.model, [1] * 6)[1] < 1
     assert lm.generate("aaaaaaa", SamplingParams(temperature=0, max_new_tokens=9)).text == "a" * 9
+    assert probs_after(fit([], 4, 3), [1, 2]).tolist() == pytest.approx([0.25] * 4)
+    assert probs_after(fit([65_535, 3, 65_535, 3, 65_535], 2**16, 3), [65_535, 3]).argmax() == 65_535
 
 
-def test_a_text_of_nothing_leaves_all_alike():
-    assert probs(made([], 4, 3), [1, 2]).tolist() == pytest.approx([0.25] * 4)
-
-
-def test_two_different_tokens_may_be_many():
-    text = [65_535, 3, 65_535, 3, 65_535]
-    assert probs(made(text, 2**16, 3), [65_535, 3]).argmax() == 65_535
-
-
-def test_it_is_quick_enough_to_be_read_a_character_at_a_time(model):
-    """Memory, not time, which no test can hold: what is found is a few hundred numbers for each character."""
-    with torch.inference_mode():
-        logits, _ = model(torch.zeros((64, 256), dtype=torch.long))
-    assert logits.shape == (64, 256, model.config.vocab_size)
+def test_shipped_names_model_says_how_far_it_sees():
+    """It is a model of lines, but it does not see the whole line."""
+    lm = load(WEIGHTS / "ngram-names")
+    assert lm.eos_token_id is not None
+    assert lm.context_description == "the last 6 characters"
 
 
 # Files
@@ -226,55 +205,51 @@ def folder(model, tokenizer, tmp_path):
     return tmp_path / "ngram"
 
 
-def test_the_file_is_ten_bytes_for_each_sequence(folder, model):
+def test_file_has_ten_bytes_for_each_sequence(folder, model):
     size = (folder / "model.safetensors").stat().st_size
     assert 0 < size - 10 * model.config.entries < 500
-    assert load(folder).parameters == 2 * model.config.entries
+    assert load(folder).num_parameters == 2 * model.config.entries
     assert json.loads((folder / "config.json").read_text()) == {"model_type": "ngram", **vars(model.config)}
 
 
-def test_config_comes_back(model):
-    assert NGramConfig.from_json(model.config.to_dict()) == model.config
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ({"vocab_size": 0}, "vocab_size is 0"),
+        ({"vocab_size": None}, "vocab_size is None"),
+        ({"order": 9}, "order is 9"),
+        ({"order": True}, "order is True"),
+        ({"entries": -1}, "entries is -1"),
+        ({"entries": 10**12}, "entries is 1000000000000"),
+        ({"vocab_size": 512, "order": 7}, "64 bits are enough up to order 6"),
+        ({"vocab_size": 50_257, "order": 5}, "64 bits are enough up to order 4"),
+    ],
+)
+def test_sizes_out_of_range_are_rejected(sizes, reason):
+    with pytest.raises(ValueError, match=reason):
+        NGramConfig.from_dict({"vocab_size": 65, "order": 2, "entries": 1} | sizes)
+
+
+def test_counting_rejects_an_order_that_does_not_fit():
+    with pytest.raises(ValueError, match="64 bits are enough up to order 6"):
+        count_ngrams(torch.tensor([1, 2, 3]), 512, 7)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "said"),
+    ("damage", "reason"),
     [
-        ((0, 2, 1), "vocab_size is 0; it must be a whole number from 1 to 65,536"),
-        ((10**9, 2, 1), "vocab_size is 1000000000"),
-        ((None, 2, 1), "vocab_size is None"),
-        ((65, 0, 1), "order is 0; it must be a whole number from 1 to 8"),
-        ((65, 9, 1), "order is 9"),
-        ((65, True, 1), "order is True"),
-        ((65, 7, -1), "entries is -1"),
-        ((65, 7, 10**12), "entries is 1000000000000"),
-        ((512, 7, 1), "for sequences of 512 different tokens 64 bits are enough up to order 6; take that"),
-        ((50_257, 5, 1), "64 bits are enough up to order 4; take that"),
+        (lambda ids, probs: ids.copy_(ids.flip(0)), "its ngram_ids are not in order"),
+        (lambda ids, probs: ids[3].copy_(ids[2]), "its ngram_ids are not in order"),
+        (lambda ids, probs: ids[0].fill_(0), "its ngram_ids are not in order"),
+        (lambda ids, probs: ids[-1].fill_(2**62), "its ngram_ids are not in order"),
+        (lambda ids, probs: probs.fill_(1.0), "its probs of a context do not sum"),
+        (lambda ids, probs: probs[5].fill_(-0.01), "its probs of a context do not sum"),
+        (lambda ids, probs: probs[5].fill_(float("nan")), "its probs of a context do not sum"),
     ],
 )
-def test_sizes_that_cannot_be(sizes, said):
-    with pytest.raises(ValueError, match=said):
-        NGramConfig.from_json(dict(zip(("vocab_size", "order", "entries"), sizes, strict=True)))
-    if sizes[2] == 1 and sizes[0] in (512, 50_257):
-        with pytest.raises(ValueError, match=said):
-            count(torch.tensor([1, 2, 3]), *sizes[:2])
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (lambda codes, shares: codes.copy_(codes.flip(0)), "its codes are not in order"),
-        (lambda codes, shares: codes[3].copy_(codes[2]), "its codes are not in order"),
-        (lambda codes, shares: codes[0].fill_(0), "its codes are not in order"),
-        (lambda codes, shares: codes[-1].fill_(2**62), "its codes are not in order"),
-        (lambda codes, shares: shares.fill_(1.0), "the shares of a context are no part of 1"),
-        (lambda codes, shares: shares[5].fill_(-0.01), "the shares of a context are no part of 1"),
-        (lambda codes, shares: shares[5].fill_(float("nan")), "the shares of a context are no part of 1"),
-    ],
-)
-def test_a_table_that_no_counting_made_is_refused(model, tokenizer, tmp_path, damage, said):
+def test_damaged_table_is_rejected(model, tokenizer, tmp_path, damage, reason):
     with torch.no_grad():
-        damage(model.codes, model.shares)
-    save(tmp_path / "odd", model, tokenizer)
-    with pytest.raises(CheckpointError, match=rf"model.safetensors is damaged or does not fit \({said}\)"):
-        load(tmp_path / "odd")
+        damage(model.ngram_ids, model.probs)
+    save(tmp_path / "damaged", model, tokenizer)
+    with pytest.raises(CheckpointError, match=rf"model.safetensors .*{reason}"):
+        load(tmp_path / "damaged")

@@ -1,7 +1,6 @@
-"""Against a reference that is not ours: transformers' Qwen3 and its tokenizers, on the folders that `save` writes."""
+"""Parity with transformers: Qwen3, its tokenizers and its sampling filters, on the folders that `save` writes."""
 
 import json
-import math
 
 import pytest
 import torch
@@ -11,22 +10,23 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from gpt import LanguageModel, SamplingParams, Tokenizer, load
 from gpt.checkpoint import WEIGHTS, save
 from gpt.sampling import sampling_probs
-from train import data as texts
+from train.counting import fit_bigram
+from train.data import TextDataset, cache_dir, load_dataset
 from train.evaluate import evaluate
-from train.runs import WINDOW, TokenizedDataset, fit_bigram
+from train.tokenizers import tokenize
 
 SHIPPED = WEIGHTS / "gpt-shakespeare"
-W = 16  # the window of the tiny models
+W = 16  # sliding window of the tiny models
 SHAPES = {
-    "a pair of keys for each head": {},
-    "shared keys": {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16},
+    "a key head for each query head": {},
+    "grouped keys": {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16},
     "heads wider than the model": {"num_attention_heads": 3, "num_key_value_heads": 1},
 }
 
 
 @pytest.fixture(params=SHAPES)
 def pair(request, make_gpt, tokenizer, tmp_path):
-    """One folder, opened here and there."""
+    """One folder, opened by this package and by transformers."""
     save(tmp_path / "tiny", make_gpt(vocab_size=len(tokenizer), **SHAPES[request.param]), tokenizer)
     return load(tmp_path / "tiny"), AutoModelForCausalLM.from_pretrained(tmp_path / "tiny")
 
@@ -40,29 +40,32 @@ def random_ids(lm: LanguageModel, length: int) -> torch.Tensor:
     return torch.randint(len(lm.tokenizer), (1, length), generator=torch.Generator().manual_seed(0))
 
 
-def same(ours, theirs):
+def assert_close(ours, theirs):
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
-def check_logits(lm, hf, length):
-    """At every position, with a cache and without, read at once, in pieces and one by one."""
-    ids = random_ids(lm, length)
+def assert_same_logits(lm, hf, ids):
+    """Without a cache, in chunks, and token by token, each with and without their cache."""
+    length = ids.shape[1]
     theirs = hf(ids, use_cache=False).logits
     assert theirs.std() > 0.5
-    same(lm.model(ids)[0], theirs)
-    for pieces in ([length // 2, 1, length - length // 2 - 1], [1] * length):
-        state = cache = None
-        for i, (piece, expected) in enumerate(zip(ids.split(pieces, 1), theirs.split(pieces, 1), strict=True)):
-            logits, state = lm.model(piece, state)
-            same(logits, expected)
-            if len(pieces) == length or i == 0:  # a text in pieces is our own affair: there it is covered one by one
-                out = hf(piece, cache=cache, use_cache=True)
-                cache = out.cache
-                same(logits, out.logits)
+    assert_close(lm.model(ids)[0], theirs)
+    state = None
+    lengths = [length // 2, 1, length - length // 2 - 1]
+    for chunk, expected in zip(ids.split(lengths, 1), theirs.split(lengths, 1), strict=True):
+        logits, state = lm.model(chunk, state)
+        assert_close(logits, expected)
+    state = cache = None
+    for token, expected in zip(ids.split(1, 1), theirs.split(1, 1), strict=True):
+        logits, state = lm.model(token, state)
+        out = hf(token, cache=cache, use_cache=True)
+        cache = out.cache
+        assert_close(logits, expected)
+        assert_close(logits, out.logits)
 
 
-def check_greedy(lm, hf, prompt, length):
+def assert_same_greedy_text(lm, hf, prompt, length):
     ids = torch.tensor([lm.tokenizer.encode(prompt).ids])
     theirs = hf.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=length)
     ours = lm.generate(prompt, SamplingParams(temperature=0, max_new_tokens=length))
@@ -70,7 +73,7 @@ def check_greedy(lm, hf, prompt, length):
     assert ours.text == lm.tokenizer.decode(theirs[0, ids.shape[1] :].tolist())
 
 
-def test_it_opens_as_qwen3_with_nothing_missing(folder):
+def test_folder_opens_as_qwen3_with_nothing_missing(folder):
     hf, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert type(hf).__name__ == "Qwen3ForCausalLM"
     assert not any(report.values())
@@ -81,77 +84,67 @@ def test_it_opens_as_qwen3_with_nothing_missing(folder):
 
 
 @pytest.mark.parametrize("length", [5, W, W + 1, 4 * W + 3])
-def test_logits_are_the_same_inside_the_window_and_three_past_it(pair, length):
-    check_logits(*pair, length)
+def test_logits_are_the_same_within_and_beyond_the_window(pair, length):
+    assert_same_logits(*pair, random_ids(pair[0], length))
 
 
 def test_greedy_text_is_the_same(pair):
-    check_greedy(*pair, "The old clock", 500)
+    assert_same_greedy_text(*pair, "The old clock", 100)
 
 
 @torch.no_grad()
-def test_rows_of_a_batch_are_the_same(pair):
+def test_logits_of_a_batch_are_the_same(pair):
     lm, hf = pair
     ids = torch.randint(len(lm.tokenizer), (3, 2 * W + 1), generator=torch.Generator().manual_seed(1))
-    same(lm.model(ids)[0], hf(ids).logits)
+    assert_close(lm.model(ids)[0], hf(ids).logits)
 
 
+@pytest.mark.slow
+@torch.no_grad()
 def test_logits_of_the_shipped_gpt_are_the_same(shipped):
     lm, hf = shipped
-    ids = random_ids(lm, 4 * lm.window + 3)
-    with torch.no_grad():
-        theirs = hf(ids, use_cache=False).logits
-        same(lm.model(ids)[0], theirs)
-        state, read = None, []
-        for piece in ids.split([lm.window + 9, 1, 1, 3 * lm.window - 8], dim=1):
-            logits, state = lm.model(piece, state)
-            read.append(logits)
-    same(torch.cat(read, dim=1), theirs)
+    ids, window = random_ids(lm, 4 * lm.context_length + 3), lm.context_length
+    theirs = hf(ids, use_cache=False).logits
+    assert_close(lm.model(ids)[0], theirs)
+    state, logits = None, []
+    for chunk in ids.split([window + 9, 1, 1, 3 * window - 8], dim=1):
+        chunk_logits, state = lm.model(chunk, state)
+        logits.append(chunk_logits)
+    assert_close(torch.cat(logits, dim=1), theirs)
 
 
+@pytest.mark.slow
 def test_greedy_text_of_the_shipped_gpt_is_the_same(shipped):
-    check_greedy(*shipped, "ROMEO:", 500)
+    assert_same_greedy_text(*shipped, "ROMEO:", 300)
 
 
-def data_at_hand() -> texts.TextDataset:
-    if not (texts.cache_folder() / "shakespeare.txt").is_file():
-        pytest.skip("the text is not in the cache; `python -m train evaluate gpt-shakespeare --data shakespeare` fetches it")
-    return texts.read("shakespeare")
+# Figures of the shipped models
 
 
-def test_the_shipped_gpt_has_the_loss_that_its_training_told(shipped):
-    lm, _ = shipped
-    told = json.loads((SHIPPED / "training.json").read_text(encoding="utf-8"))["held_out"]
-    ids = torch.tensor(lm.tokenizer.encode(data_at_hand().parts[1]).ids)
-    again = evaluate(lm.model, ids, told["window"])
-    assert again.nats_per_token == pytest.approx(told["nats_per_token"], abs=1e-3)
-    assert again.bits_per_character == pytest.approx(told["bits_per_character"], abs=2e-3)
-    assert again.tokens == told["tokens"]
+def cached_dataset() -> TextDataset:
+    if not (cache_dir() / "shakespeare.txt").is_file():
+        pytest.skip("Shakespeare is not in the cache; `python -m train evaluate gpt-shakespeare --data shakespeare` downloads it")
+    return load_dataset("shakespeare")
 
 
-def test_the_shipped_pieces_of_words_and_their_bits_are_those_that_its_training_told():
-    folder = WEIGHTS / "bpe-shakespeare"
-    told, data = json.loads((folder / "training.json").read_text(encoding="utf-8")), data_at_hand()
-    pieces, lm = TokenizedDataset.of(data, 256, told["tokenizer"]), load(folder)
-    assert lm.tokenizer.files() == pieces.tokenizer.files()
-    again = evaluate(lm.model, pieces.evaluate, told["window"], pieces.target_text)
-    assert again.bits_per_character == pytest.approx(told["held_out"]["bits_per_character"], abs=2e-3)
-    assert again.bits_per_byte == again.bits_per_character  # the text is ASCII
-    assert again.bits_per_character == pytest.approx(
-        again.nats_per_token * again.tokens / math.log(2) / len(data.parts[1]), rel=1e-4
-    )
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt-shakespeare", "bpe-shakespeare", "bigram-shakespeare"])
+def test_shipped_model_has_the_held_out_loss_of_its_training_json(name):
+    lm, recorded = load(WEIGHTS / name), json.loads((WEIGHTS / name / "training.json").read_text(encoding="utf-8"))
+    tokenized = tokenize(cached_dataset(), recorded["tokenizer"])
+    assert lm.tokenizer.files() == tokenized.tokenizer.files()
+    result = evaluate(lm.model, tokenized.held_out, tokenized.held_out_text)
+    assert result.nats_per_token == pytest.approx(recorded["held_out"]["nats_per_token"], abs=1e-4)
+    assert result.bits_per_character == pytest.approx(recorded["held_out"]["bits_per_character"], abs=1e-4)
+    assert result.bits_per_byte == result.bits_per_character  # the text is ASCII
+    assert result.tokens == recorded["held_out"]["tokens"]
 
 
-def test_the_shipped_bigram_is_the_counted_one():
-    folder = WEIGHTS / "bigram-shakespeare"
-    told = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    pieces, lm = TokenizedDataset.of(data_at_hand(), 1), load(folder)
-    counted, k = fit_bigram(pieces)
-    assert k == told["k"]
-    torch.testing.assert_close(lm.model.logits, counted.logits)
-    assert evaluate(lm.model, pieces.evaluate, WINDOW).nats_per_token == pytest.approx(
-        told["held_out"]["nats_per_token"], abs=1e-5
-    )
+@pytest.mark.slow
+def test_shipped_bigram_is_the_counted_one():
+    model, facts = fit_bigram(tokenize(cached_dataset()))
+    assert facts["k"] == json.loads((WEIGHTS / "bigram-shakespeare" / "training.json").read_text(encoding="utf-8"))["k"]
+    torch.testing.assert_close(load(WEIGHTS / "bigram-shakespeare").model.logits, model.logits)
 
 
 # Tokenizers
@@ -170,12 +163,12 @@ def test_tokenizer_gives_the_same_ids_and_text(their_tokenizer, tokenizer, text)
         assert their_tokenizer.decode(ids, skip_special_tokens=True) == piece
 
 
-def test_tokenizer_leaves_the_same_characters_out(their_tokenizer, tokenizer):
+def test_tokenizer_skips_the_same_characters(their_tokenizer, tokenizer):
     for piece in ("Bo~th~", "~", "日本 the é clock", "a\u0301b", "👍🏽 ok"):
         assert their_tokenizer(piece).input_ids == tokenizer.encode(piece).ids
 
 
-def test_tokenizer_of_any_script_comes_back(tmp_path, make_gpt):
+def test_tokenizer_of_any_script_keeps_the_text(tmp_path, make_gpt):
     script = "ünïcödé 日本語\r\n\t👍🏽 e\u0301  <|x|> </s> ▁ Ġ ##a"
     tokenizer = Tokenizer.from_text(script)
     save(tmp_path / "script", make_gpt(vocab_size=len(tokenizer)), tokenizer)
@@ -185,14 +178,14 @@ def test_tokenizer_of_any_script_comes_back(tmp_path, make_gpt):
 
 
 def with_end(bpe):
-    """As GPT-2's and others' are: with a token that is no text."""
-    made = Tokenizer.from_json(bpe.files()["tokenizer.json"])
-    made.backend.add_special_tokens(["<|endoftext|>"])
-    return Tokenizer(made.backend)
+    """With a special token, as GPT-2 has one."""
+    tokenizer = Tokenizer.from_json(bpe.files()["tokenizer.json"])
+    tokenizer.backend.add_special_tokens(["<|endoftext|>"])
+    return Tokenizer(tokenizer.backend)
 
 
 @pytest.mark.parametrize("make", [lambda bpe: bpe, with_end])
-def test_pieces_of_words_are_the_same(bpe, make, text, tmp_path, make_gpt):
+def test_byte_level_tokens_are_the_same(bpe, make, text, tmp_path, make_gpt):
     tokenizer = make(bpe)
     save(tmp_path / "pieces", make_gpt(vocab_size=len(tokenizer)), tokenizer)
     theirs, lm = AutoTokenizer.from_pretrained(tmp_path / "pieces"), load(tmp_path / "pieces")
@@ -214,7 +207,8 @@ def test_pieces_of_words_are_the_same(bpe, make, text, tmp_path, make_gpt):
         assert theirs.decode([i]) == lm.tokenizer.decode([i])
 
 
-def test_greedy_text_of_pieces_of_words_is_the_same(bpe, make_gpt, tmp_path):
+@pytest.mark.slow
+def test_greedy_text_of_byte_level_tokens_is_the_same(bpe, make_gpt, tmp_path):
     save(tmp_path / "pieces", make_gpt(vocab_size=len(bpe)), bpe)
     lm, hf = load(tmp_path / "pieces"), AutoModelForCausalLM.from_pretrained(tmp_path / "pieces")
     ids = torch.tensor([bpe.encode("The old clock").ids])
@@ -223,18 +217,18 @@ def test_greedy_text_of_pieces_of_words_is_the_same(bpe, make_gpt, tmp_path):
     assert ours.token_ids == theirs[0, ids.shape[1] :].tolist()
 
 
-def test_a_pipeline_writes_as_the_card_shows(folder):
-    write = transformers.pipeline("text-generation", str(folder))
+def test_pipeline_of_the_card_generates(folder):
+    pipeline = transformers.pipeline("text-generation", str(folder))
     for prompt in ("The old", "\n"):
-        (written,) = write(prompt, max_new_tokens=20)
-        assert written["generated_text"].startswith(prompt)
-        assert len(written["generated_text"]) == len(prompt) + 20
+        (output,) = pipeline(prompt, max_new_tokens=20)
+        assert output["generated_text"].startswith(prompt)
+        assert len(output["generated_text"]) == len(prompt) + 20
 
 
 # Sampling
 
 
-def test_filters_are_those_of_transformers():
+def test_sampling_filters_are_those_of_transformers():
     generator = torch.Generator().manual_seed(0)
 
     def uniform(low: float, high: float) -> float:
@@ -257,4 +251,4 @@ def test_filters_are_those_of_transformers():
         assert torch.equal(ours > 0, scores.isfinite())
         torch.testing.assert_close(ours, scores.softmax(-1))
         kept.add(int((ours > 0).sum()))
-    assert len(kept) > 15  # the filters kept now few, now many
+    assert len(kept) > 15  # different numbers of tokens were kept

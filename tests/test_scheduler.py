@@ -1,4 +1,4 @@
-"""Where a model writes for all its visitors at once."""
+"""Continuous batching for the clients of a server."""
 
 import asyncio
 import threading
@@ -8,167 +8,206 @@ from types import SimpleNamespace
 import pytest
 from loops import run
 
-from gpt import LanguageModel, SamplingParams
+from gpt import BatchGenerator, SamplingParams, load
 from gpt.scheduler import BatchScheduler
-from ui.model_registry import take
 
-LM = take("gpt-shakespeare").lm
-
-
-async def write(desk, params, tokens=40, stopping=None, wait=0.0):
-    """The text that a visitor gets, in the pieces in which it came."""
-    await asyncio.sleep(wait)
-    row = desk.lm.open("ROMEO:", params)
-    batches = [steps async for steps in desk.write(row, tokens, stopping or threading.Event())]
-    return ["".join(step.text for step in steps) for steps in batches]
+LM = load("gpt-shakespeare")
 
 
-def test_a_text_is_the_same_alone_and_in_company_that_comes_and_goes():
-    settings = [SamplingParams(temperature=0.5 + seed / 4, top_k=seed, seed=seed, max_new_tokens=40) for seed in range(6)]
-    alone = [LM.generate("ROMEO:", params).text for params in settings]
-
-    async def crowd():
-        desk = BatchScheduler(LM)
-        return await asyncio.gather(*(write(desk, params, wait=i * 0.01) for i, params in enumerate(settings)))
-
-    assert ["".join(text) for text in run(crowd())] == alone
+async def generate(scheduler, params, tokens=40, stop=None, delay=0.0):
+    """The text that a client gets, in the pieces in which it arrives."""
+    await asyncio.sleep(delay)
+    sequence = scheduler.lm.prefill("ROMEO:", params)
+    updates = [steps async for steps in scheduler.stream(sequence, tokens, stop or threading.Event())]
+    return ["".join(step.text for step in steps) for steps in updates]
 
 
-def together(desk, tokens, monkeypatch):
-    """Texts of visitors who all sit down before the first step is made; sizes of the steps, and the texts."""
-    seated, sizes, step = threading.Event(), [], LanguageModel.step
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
-    def held(self, rows):
-        seated.wait()
-        sizes.append(len(rows))
-        return step(self, rows)
 
-    async def crowd():
-        texts = asyncio.gather(*(write(desk, SamplingParams(seed=seed), count) for seed, count in enumerate(tokens)))
-        while len(desk.seats) < len(tokens):
+def is_idle(scheduler):
+    return not (scheduler.active or scheduler.waiting or scheduler.is_running)
+
+
+@pytest.mark.slow
+def test_text_does_not_depend_on_the_other_clients():
+    params = [SamplingParams(temperature=0.5 + seed / 4, top_k=seed, seed=seed, max_new_tokens=40) for seed in range(6)]
+
+    async def clients():
+        scheduler = BatchScheduler(LM)
+        return await asyncio.gather(*(generate(scheduler, p, delay=i * 0.01) for i, p in enumerate(params)))
+
+    assert ["".join(text) for text in run(clients())] == [LM.generate("ROMEO:", p).text for p in params]
+
+
+def start_together(scheduler, tokens, monkeypatch):
+    """Texts of clients that all arrive before the first step; returns the batch sizes of the steps, and the texts."""
+    arrived, sizes, step = threading.Event(), [], BatchGenerator.step
+
+    def held_step(self):
+        arrived.wait()
+        sizes.append(len(self.sequences))
+        return step(self)
+
+    async def clients():
+        texts = asyncio.gather(*(generate(scheduler, SamplingParams(seed=seed), n) for seed, n in enumerate(tokens)))
+        while len(scheduler.active) + len(scheduler.waiting) < len(tokens):
             await asyncio.sleep(0.01)
-        seated.set()
+        arrived.set()
         return await texts
 
     with monkeypatch.context() as patch:
-        patch.setattr(LanguageModel, "step", held)
-        texts = run(crowd())
-    return sizes[1:], texts  # the first step is the first visitor's alone
+        patch.setattr(BatchGenerator, "step", held_step)
+        texts = run(clients())
+    return sizes[1:], texts  # the first client may be alone in the first step
 
 
-def test_all_texts_are_written_together(monkeypatch):
-    desk = BatchScheduler(LM)
-    sizes, _ = together(desk, [11, 20, 30], monkeypatch)
+def test_all_requests_are_stepped_in_one_batch(monkeypatch):
+    scheduler = BatchScheduler(LM)
+    sizes, _ = start_together(scheduler, [11, 20, 30], monkeypatch)
     assert sizes == [3] * 10 + [2] * 10 + [1] * 10
-    assert desk.seats == []
+    wait_until(lambda: is_idle(scheduler))
 
 
-def test_a_newcomer_need_not_wait_for_long_texts(slow):
-    async def crowd():
-        desk = BatchScheduler(LM)
-        long = [asyncio.create_task(write(desk, SamplingParams(seed=seed), 1_000_000)) for seed in range(8)]
-        while len(desk.seats) < len(long):
+def test_new_request_does_not_wait_for_long_ones(slow_generation):
+    async def clients():
+        scheduler = BatchScheduler(LM)
+        long = [asyncio.create_task(generate(scheduler, SamplingParams(seed=seed), 1_000_000)) for seed in range(8)]
+        while len(scheduler.active) < len(long):
             await asyncio.sleep(0.01)
-        text = "".join(await write(desk, SamplingParams(seed=9), 3))
+        text = "".join(await generate(scheduler, SamplingParams(seed=9), 3))
         assert not any(task.done() for task in long)
         for task in long:
             task.cancel()
         await asyncio.gather(*long, return_exceptions=True)
         return text
 
-    assert run(crowd()) == LM.generate("ROMEO:", SamplingParams(seed=9, max_new_tokens=3)).text
+    assert run(clients()) == LM.generate("ROMEO:", SamplingParams(seed=9, max_new_tokens=3)).text
 
 
-def test_the_first_character_comes_at_once_and_then_many_together(monkeypatch):
-    monkeypatch.setattr("gpt.scheduler.UPDATE", 600.0)
-    assert [len(text) for text in run(write(BatchScheduler(LM), SamplingParams(seed=1), 100))] == [1, 99]
+def test_first_step_is_delivered_at_once_and_later_ones_together(monkeypatch):
+    monkeypatch.setattr("gpt.scheduler.UPDATE_INTERVAL_S", 600.0)
+    assert [len(text) for text in run(generate(BatchScheduler(LM), SamplingParams(seed=1), 100))] == [1, 99]
 
 
-def test_pages_are_updated_less_often_in_a_crowd(monkeypatch):
-    clock = iter(range(1000))  # a step takes a second
+def test_updates_are_less_frequent_for_many_clients(monkeypatch):
+    clock = iter(range(1000))  # each step takes a second
     monkeypatch.setattr("gpt.scheduler.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
-    monkeypatch.setattr("gpt.scheduler.UPDATES", 1 / 3)  # a second: one in 3 seconds of a single visitor
-    _, (alone,) = together(BatchScheduler(LM), [31], monkeypatch)
+    monkeypatch.setattr("gpt.scheduler.MAX_UPDATES_PER_S", 1 / 3)  # one client is updated every 3 seconds, 4 every 12
+    _, (alone,) = start_together(BatchScheduler(LM), [31], monkeypatch)
     assert [len(text) for text in alone] == [1] + [3] * 10
-    _, texts = together(BatchScheduler(LM), [31] * 4, monkeypatch)
-    assert all([len(part) for part in text].count(12) == 2 for text in texts)  # of 4, one in 12
+    _, texts = start_together(BatchScheduler(LM), [31] * 4, monkeypatch)
+    assert all([len(part) for part in text].count(12) == 2 for text in texts)
 
 
-def test_no_tokens_are_no_text():
-    assert run(write(BatchScheduler(LM), SamplingParams(seed=1), 0)) == []
+def test_request_for_no_tokens_yields_nothing():
+    assert run(generate(BatchScheduler(LM), SamplingParams(seed=1), 0)) == []
 
 
-def test_a_stop_keeps_every_character_that_was_drawn(slow):
-    async def text():
-        desk, stopping = BatchScheduler(LM), threading.Event()
-        row, steps = LM.open("ROMEO:", SamplingParams(seed=3)), []
-        async for some in desk.write(row, 1_000_000, stopping):
-            steps += some
+@pytest.mark.slow
+def test_stopped_sequence_delivers_every_token_and_can_continue(slow_generation):
+    async def client():
+        scheduler, stop = BatchScheduler(LM), threading.Event()
+        sequence, steps = LM.prefill("ROMEO:", SamplingParams(seed=3)), []
+        async for update in scheduler.stream(sequence, 1_000_000, stop):
+            steps += update
             if len(steps) > 5:
-                stopping.set()
-        stopping.clear()
-        async for some in desk.write(row, 20, stopping):
-            steps += some
+                stop.set()
+        stop.clear()
+        async for update in scheduler.stream(sequence, 20, stop):
+            steps += update
         return "".join(step.text for step in steps)
 
-    written = run(text())
-    assert written == LM.generate("ROMEO:", SamplingParams(seed=3, max_new_tokens=len(written))).text
+    text = run(client())
+    assert text == LM.generate("ROMEO:", SamplingParams(seed=3, max_new_tokens=len(text))).text
 
 
-def test_whoever_leaves_leaves_the_desk_and_the_others_go_on(slow):
-    desk = BatchScheduler(LM)
+@pytest.mark.slow
+def test_cancelled_request_is_removed(slow_generation):
+    scheduler = BatchScheduler(LM)
 
-    async def leave():
-        running = desk.write(LM.open("x", SamplingParams(seed=1)), 10_000, threading.Event())
-        await anext(running)
-        await running.aclose()
+    async def cancel():
+        stream = scheduler.stream(LM.prefill("x", SamplingParams(seed=1)), 10_000, threading.Event())
+        await anext(stream)
+        await stream.aclose()
 
     async def both():
-        return (await asyncio.gather(leave(), write(desk, SamplingParams(seed=2), 20)))[1]
+        return (await asyncio.gather(cancel(), generate(scheduler, SamplingParams(seed=2), 20)))[1]
 
     assert "".join(run(both())) == LM.generate("ROMEO:", SamplingParams(seed=2, max_new_tokens=20)).text
-    deadline = time.monotonic() + 60
-    while desk.seats:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: is_idle(scheduler))
 
 
-def test_who_leaves_with_their_event_loop_does_no_harm(slow):
-    desk = BatchScheduler(LM)
+def test_request_cancelled_during_a_step_gets_no_other(monkeypatch):
+    """Cancelling only sets an event, so no write of the scheduler's thread can undo it."""
+    scheduler, started, cancelled, steps = BatchScheduler(LM), threading.Event(), threading.Event(), []
+    step = BatchGenerator.step
 
-    async def vanish():
-        running = desk.write(LM.open("x", SamplingParams(seed=1)), 50, threading.Event())
-        await anext(running)
-        return running  # nobody closes it before the loop ends
+    def held_step(self):
+        steps.append(len(self.sequences))
+        if len(steps) == 2:
+            started.set()
+            assert cancelled.wait(60)
+        return step(self)
 
-    left = run(vanish())
-    assert "".join(run(write(desk, SamplingParams(seed=2), 20)))
-    del left
+    async def cancel():
+        stream = scheduler.stream(LM.prefill("x", SamplingParams(seed=1)), 10_000, threading.Event())
+        await anext(stream)
+        while not started.is_set():
+            await asyncio.sleep(0.01)
+        await stream.aclose()
+        cancelled.set()
+
+    monkeypatch.setattr(BatchGenerator, "step", held_step)
+    run(cancel())
+    wait_until(lambda: is_idle(scheduler))
+    assert steps == [1, 1]
 
 
-def test_a_fault_reaches_all_who_wait_and_the_desk_works_on(monkeypatch):
-    desk = BatchScheduler(LM)
+@pytest.mark.slow
+def test_closed_event_loop_does_not_stop_other_requests(slow_generation):
+    scheduler = BatchScheduler(LM)
 
-    def broken(self, rows):
-        raise MemoryError("there is no memory for a step")
+    async def abandon():
+        stream = scheduler.stream(LM.prefill("x", SamplingParams(seed=1)), 50, threading.Event())
+        await anext(stream)
+        return stream  # it is not closed before its loop ends
 
-    async def crowd():
-        return await asyncio.gather(*(write(desk, SamplingParams(seed=s)) for s in (1, 2)), return_exceptions=True)
+    stream = run(abandon())
+    assert "".join(run(generate(scheduler, SamplingParams(seed=2), 20)))
+    del stream
+
+
+@pytest.mark.parametrize("method", ["insert", "step", "remove"])
+def test_error_reaches_every_client_and_the_scheduler_recovers(method, monkeypatch):
+    scheduler = BatchScheduler(LM)
+
+    def fail(self, *args):
+        raise MemoryError("out of memory")
+
+    async def clients():
+        streams = (generate(scheduler, SamplingParams(seed=seed), 5) for seed in (1, 2))
+        return await asyncio.wait_for(asyncio.gather(*streams, return_exceptions=True), 60)
 
     with monkeypatch.context() as patch:
-        patch.setattr(LanguageModel, "step", broken)
-        assert [str(error) for error in run(crowd())] == ["there is no memory for a step"] * 2
-    assert len("".join(run(write(desk, SamplingParams(seed=1), 40)))) == 40
+        patch.setattr(BatchGenerator, method, fail)
+        assert [str(error) for error in run(clients())] == ["out of memory"] * 2
+        wait_until(lambda: is_idle(scheduler))
+    assert len("".join(run(generate(scheduler, SamplingParams(seed=1), 40)))) == 40
 
 
-@pytest.mark.parametrize("texts", [1, 3])
-def test_a_row_that_the_model_cannot_go_on_with_is_told(texts):
-    async def crowd():
-        desk = BatchScheduler(LM)
-        rows = [LM.open("x", SamplingParams(seed=1)) for _ in range(texts)]
-        for row in rows:
-            row.logits = None
-            row.token = 10**6
-        return await asyncio.gather(*(anext(desk.write(row, 5, threading.Event())) for row in rows), return_exceptions=True)
+@pytest.mark.parametrize("count", [1, 3])
+def test_token_outside_the_vocabulary_is_an_error(count):
+    async def clients():
+        scheduler = BatchScheduler(LM)
+        sequences = [LM.prefill("x", SamplingParams(seed=1)) for _ in range(count)]
+        for sequence in sequences:
+            sequence.logits, sequence.last_token_id = None, 10**6
+        streams = [scheduler.stream(sequence, 5, threading.Event()) for sequence in sequences]
+        return await asyncio.gather(*(anext(stream) for stream in streams), return_exceptions=True)
 
-    assert all(isinstance(error, IndexError) for error in run(crowd()))
+    assert all(isinstance(error, IndexError) for error in run(clients()))

@@ -1,4 +1,4 @@
-"""The contract of a causal language model: a config, a state and one call. Everything else in the project uses only this."""
+"""The contract of a causal language model: a config, a state and `forward`. The rest of the project uses only this."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-UNBOUNDED_CONTEXT = 2**17  # tokens: the context length of a model that forgets nothing
+UNBOUNDED_CONTEXT = 2**17  # tokens: the context length of a model without a window
 C = TypeVar("C")
 
 
@@ -15,7 +15,8 @@ class Config(Protocol):
     """The sizes of a model: the content of its config.json."""
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """Number of tokens."""
 
     @property
     def eos_token_id(self) -> int | None:

@@ -30,7 +30,7 @@ class MixtureConfig:
             raise ValueError(f"weight is {self.weight!r}; it must be a number from 0 to 1")
         first, second = self.parts
         if first.vocab_size != second.vocab_size:
-            raise ValueError(f"a model over {first.vocab_size} tokens does not mix with one over {second.vocab_size}")
+            raise ValueError(f"a model of {first.vocab_size} tokens does not mix with one of {second.vocab_size}")
         if first.eos_token_id != second.eos_token_id:
             raise ValueError("a model of lines does not mix with one of a running text")
 
@@ -110,8 +110,8 @@ class Mixture(CausalLM):
     def forward(self, ids: Tensor, state: MixtureState | None = None) -> tuple[Tensor, MixtureState]:
         """Read ids (B, T) -> logits (B, T, V), which are log-probabilities, and both states."""
         first, second = self.parts
-        first_logits, first_state = first(ids, state and state.parts[0])
-        second_logits, second_state = second(ids, state and state.parts[1])
+        first_logits, first_state = first(ids, state.parts[0] if state else None)
+        second_logits, second_state = second(ids, state.parts[1] if state else None)
         weight = ids.new_tensor([self.config.weight, 1 - self.config.weight], dtype=torch.float32).log()
         log_probs = torch.logaddexp(
             first_logits.float().log_softmax(dim=-1) + weight[0], second_logits.float().log_softmax(dim=-1) + weight[1]

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from gpt.models.base import CausalLM, TensorState, check_eos_token_id, config_from_dict
 from gpt.models.registry import ModelFamily, register
 
-MAX_ORDER = 8  # a million characters hold too few sequences of 9 twice
+MAX_ORDER = 8  # in a million characters, too few sequences of 9 occur twice
 MAX_ENTRIES = 2**26
-FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # where the counts of counts give none, as in a text of a few words (KenLM's)
+FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # KenLM's, for a text that is too short to estimate them
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class NGramState(TensorState):
 class NGram(CausalLM):
     """A table of E sequences: sorted `ngram_ids` (E,) and `probs` (E,), the discounted probability of each continuation.
 
-    What the probabilities after a context leave of 1 is the weight of the shorter context, so they sum to 1 for any
-    rounding or pruning. `probs` are float16, rounded down: multiples of 2**-24, which float32 sums exactly.
+    The weight of the shorter context is 1 minus the sum of the probabilities after a context, so the predictions sum to 1
+    in spite of rounding and pruning. `probs` are float16, rounded down: multiples of 2**-24, which float32 sums exactly.
     """
 
     config: NGramConfig
@@ -89,7 +89,7 @@ class NGram(CausalLM):
         # Parameters without gradients, so that they count as parameters and follow `model.to`.
         self.ngram_ids = nn.Parameter(torch.zeros(config.entries, dtype=torch.long), requires_grad=False)
         self.probs = nn.Parameter(torch.zeros(config.entries, dtype=torch.float16), requires_grad=False)
-        self.register_load_state_dict_post_hook(_check_table)
+        self.register_load_state_dict_post_hook(_check_table)  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_counts(
@@ -112,12 +112,12 @@ class NGram(CausalLM):
             The model, in eval mode.
         """
         all_ids, all_probs = [], []
-        for n, (ids, each) in enumerate(counts, start=1):
-            _, context, size = torch.unique_consecutive(ids // vocab_size, return_inverse=True, return_counts=True)
-            total = torch.zeros(len(size), dtype=torch.long).index_add_(0, context, each)
-            probs = (each - discounts(each)[each.clamp(max=3) - 1]) / total[context]  # float64
-            keep = each > 1 if n > singleton_cutoff else torch.ones_like(each, dtype=torch.bool)
-            all_ids.append(ids[keep] + first_ngram_id(vocab_size, n))
+        for n, (digits, count) in enumerate(counts, start=1):
+            _, context, size = torch.unique_consecutive(digits // vocab_size, return_inverse=True, return_counts=True)
+            total = torch.zeros(len(size), dtype=torch.long).index_add_(0, context, count)
+            probs = (count - discounts(count)[count.clamp(max=3) - 1]) / total[context]  # float64
+            keep = count > 1 if n > singleton_cutoff else torch.ones_like(count, dtype=torch.bool)
+            all_ids.append(digits[keep] + first_ngram_id(vocab_size, n))
             all_probs.append(_round_down(probs[keep]))
         ngram_ids, probs = torch.cat(all_ids), torch.cat(all_probs)
         model = cls(NGramConfig(vocab_size, len(counts), len(ngram_ids), eos_token_id))
@@ -146,7 +146,7 @@ class NGram(CausalLM):
         prob *= F.pad(weight[:, 1:], (0, 1), value=1.0).flatten()[context]
         probs = (weight[:, :1] / V).repeat(1, V)  # (B T, V): the empty context backs off to uniform
         probs.view(-1).index_add_(0, context // N * V + (self.ngram_ids[entry] - 1) % V, prob)
-        return probs.log().view(B, T, V), NGramState(seen[:, T:])
+        return probs.log().view(B, T, V), NGramState(seen[:, T:].clone())  # a copy, which does not keep all ids
 
 
 def count_ngrams(ids: Tensor, vocab_size: int, order: int, eos_token_id: int | None = None) -> list[tuple[Tensor, Tensor]]:
@@ -156,32 +156,35 @@ def count_ngrams(ids: Tensor, vocab_size: int, order: int, eos_token_id: int | N
         ids: (N,) token ids. Documents, if there is an end token, stand between end tokens.
         vocab_size: Number of tokens V.
         order: Length of the longest sequences.
-        eos_token_id: The end token. No sequence goes on past it, and one that begins with it has its plain count, because
+        eos_token_id: The end token. No sequence continues after it, and one that begins with it has its plain count, because
             nothing precedes a document.
 
     Returns:
-        For each length the sequences, sorted, as integers with the tokens as digits to the base V, and their counts: plain
-        counts of the longest ones, continuation counts of the others.
+        For each length the sequences, sorted, each as an integer with its tokens as digits to the base V, and their counts:
+        plain counts of the longest ones, continuation counts of the others.
 
     Raises:
         ValueError: If the order is out of range for this vocabulary.
     """
     NGramConfig(vocab_size, order, 0)
-    found, codes = [], torch.zeros(len(ids) + 1, dtype=torch.long)
-    within = torch.ones(len(ids) + 1, dtype=torch.bool)  # whether the sequence from here stays in its document
+    counts, digits = [], torch.zeros(len(ids) + 1, dtype=torch.long)
+    in_document = torch.ones(len(ids) + 1, dtype=torch.bool)  # whether the sequence from each position stays in one document
     for n in range(1, order + 1):
-        codes = codes[:-1] * vocab_size + ids[n - 1 :]  # of the n tokens from each position
-        within = within[:-1] & (ids[n - 2 : -1] != eos_token_id if n > 2 and eos_token_id is not None else True)
-        found.append(torch.unique(codes[within], return_counts=True))
-        if n > 1:  # a longer sequence without its first token
-            shorter, each = torch.unique(found[n - 1][0] % vocab_size ** (n - 1), return_counts=True)
+        digits = digits[:-1] * vocab_size + ids[n - 1 :]  # the n tokens from each position
+        in_document = in_document[:-1]
+        if n > 2 and eos_token_id is not None:
+            in_document = in_document & (ids[n - 2 : -1] != eos_token_id)
+        counts.append(torch.unique(digits[in_document], return_counts=True))
+        if n > 1:  # replace the plain counts of n - 1 tokens by continuation counts: n tokens without their first
+            suffixes, continuation = torch.unique(counts[n - 1][0] % vocab_size ** (n - 1), return_counts=True)
             if n > 2 and eos_token_id is not None:
-                before, often = found[n - 2]
-                starts = before // vocab_size ** (n - 2) == eos_token_id
-                place = torch.cat((shorter, before[starts])).argsort()
-                shorter, each = torch.cat((shorter, before[starts]))[place], torch.cat((each, often[starts]))[place]
-            found[n - 2] = shorter, each
-    return found
+                plain_digits, plain = counts[n - 2]
+                at_start = plain_digits // vocab_size ** (n - 2) == eos_token_id
+                suffixes = torch.cat((suffixes, plain_digits[at_start]))
+                order_of = suffixes.argsort()
+                suffixes, continuation = suffixes[order_of], torch.cat((continuation, plain[at_start]))[order_of]
+            counts[n - 2] = suffixes, continuation
+    return counts
 
 
 def discounts(counts: Tensor) -> Tensor:
@@ -193,23 +196,24 @@ def discounts(counts: Tensor) -> Tensor:
     n1, n2, n3, n4 = torch.bincount(counts, minlength=5)[1:5].tolist()
     if min(n1, n2, n3, n4) > 0:
         y = n1 / (n1 + 2 * n2)
-        found = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
-        if all(0 < discount < i for i, discount in enumerate(found, start=1)):
-            return torch.tensor(found, dtype=torch.float64)
+        estimates = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
+        if all(0 < discount < i for i, discount in enumerate(estimates, start=1)):
+            return torch.tensor(estimates, dtype=torch.float64)
     return torch.tensor(FALLBACK_DISCOUNTS, dtype=torch.float64)
 
 
 def _round_down(probs: Tensor) -> Tensor:
+    """float64 -> float16, never upwards, so that probabilities still sum to 1 or less."""
     exact = probs.numpy()
-    near = exact.astype(np.float16)
-    return torch.from_numpy(np.where(near > exact, np.nextafter(near, np.float16(0)), near))
+    nearest = exact.astype(np.float16)
+    return torch.from_numpy(np.where(nearest > exact, np.nextafter(nearest, np.float16(0)), nearest))
 
 
 def _check_table(model: NGram, _: Any) -> None:
     """Raises ValueError if the table is not sorted or the probabilities after a context do not stay below 1."""
     ids, probs, V = model.ngram_ids, model.probs, model.config.vocab_size
-    bounds = (ids[:1] > 0).all() and (ids[-1:] < first_ngram_id(V, model.config.order + 1)).all()
-    if not (bounds and (ids[1:] > ids[:-1]).all()):
+    is_in_range = (ids[:1] > 0).all() and (ids[-1:] < first_ngram_id(V, model.config.order + 1)).all()
+    if not (is_in_range and (ids[1:] > ids[:-1]).all()):
         raise ValueError("its ngram_ids are not in order")
     _, context = torch.unique_consecutive((ids - 1) // V, return_inverse=True)
     total = torch.zeros(len(ids)).index_add_(0, context, probs.float())

@@ -2,8 +2,8 @@
 
 RMSNorm (Zhang & Sennrich 2019) before each part, rotary positions (RoPE, Su et al. 2021), attention with normed
 queries and keys, grouped key/value heads (Ainslie et al. 2023), SwiGLU (Shazeer 2020), no biases; Qwen3 report (2025).
-Attention slides: a position sees itself and the `sliding_window - 1` positions before it, so that a text of any
-length costs the same for every token. transformers' `Qwen3ForCausalLM` opens the same folder and gives the same logits.
+Attention has a sliding window: a position sees itself and the `sliding_window - 1` positions before it, so each token
+costs the same for any length of the text. transformers' `Qwen3ForCausalLM` opens the same folder and gives the same logits.
 
 Shapes: B batch, T time, C channels (hidden_size), V vocabulary, L layers, nh query heads, nkv key/value heads,
 hs head size, W sliding window.
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from gpt.models.base import CausalLM, check_eos_token_id
 from gpt.models.registry import ModelFamily, register
 
-# Upper bounds, so that a mistyped size in a config.json is refused at once. Every other size: 2**18.
+# Upper bounds, so that a mistyped size in a config.json is rejected before memory is allocated.
+MAX_SIZE = 2**18  # of every size that MAX_SIZES does not name
 MAX_SIZES = {"num_hidden_layers": 1_000, "sliding_window": 2**15, "rope_theta": 1e12, "rms_norm_eps": 1}
 
 
@@ -46,7 +47,7 @@ class GPTConfig:
     def __post_init__(self) -> None:
         check_eos_token_id(self.eos_token_id, self.vocab_size)
         for name, value in self._sizes().items():
-            most = MAX_SIZES.get(name, 2**18)
+            most = MAX_SIZES.get(name, MAX_SIZE)
             if not 0 < value <= most:
                 raise ValueError(f"{name} is {value!r}; it must be above 0 and at most {most:,}")
         if self.num_attention_heads % self.num_key_value_heads:
@@ -85,11 +86,11 @@ class GPTConfig:
             is_real = cls.__dataclass_fields__[name].type is float
             if type(value) not in ((int, float) if is_real else (int,)):
                 raise ValueError(f"{name} is {value!r}; it must be a {'' if is_real else 'whole '}number")
-        made = cls(**sizes, eos_token_id=config.get("eos_token_id"))
-        for name, here in cls._fixed(made.num_hidden_layers).items():
-            if config.get(name) != here:
-                raise ValueError(f"{name} is {config.get(name)!r}; this GPT has {here!r}")
-        return made
+        result = cls(**sizes, eos_token_id=config.get("eos_token_id"))
+        for name, supported in cls._fixed(result.num_hidden_layers).items():
+            if config.get(name) != supported:
+                raise ValueError(f"{name} is {config.get(name)!r}; this GPT has {supported!r}")
+        return result
 
     def _sizes(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "eos_token_id"}
@@ -108,7 +109,7 @@ class GPTConfig:
         }
 
 
-class KVCache(Protocol):
+class AttentionCache(Protocol):
     """What the attention layers need of a cache: keys and values of earlier positions, for each layer."""
 
     length: Tensor
@@ -180,10 +181,10 @@ class RotatingKVCache:
         """Store k and v (B, nkv, T, hs) of `positions` (B, T); return the keys and values (B, nkv, S, hs) to attend to."""
         if self.is_empty:
             keys, values = k, v
-        elif positions.shape[1] > 1:  # the first new positions still need what the last will overwrite
+        elif positions.shape[1] > 1:  # the first new positions still attend to keys that the last ones overwrite
             keys, values = torch.cat((self.keys[layer], k), dim=2), torch.cat((self.values[layer], v), dim=2)
         else:
-            keys, values = self.keys[layer], self.values[layer]  # views, which include what is written below
+            keys, values = self.keys[layer], self.values[layer]  # views, which include the update below
         batch, W = torch.arange(len(positions), device=positions.device)[:, None], self.context_length
         slots = positions[:, -W:] % W
         self.keys[layer][batch, :, slots] = k.detach()[:, :, -W:].transpose(1, 2).to(self.keys.dtype)
@@ -242,7 +243,7 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        # On the CPU even where only shapes are wanted: on the device "meta" this would import sympy (`checkpoint.skip_init`).
+        # Always on the CPU: on the device "meta", where a checkpoint is checked, `arange` would import sympy.
         pairs = torch.arange(0, config.head_dim, 2, device="cpu").float() / config.head_dim
         self.register_buffer("inverse_frequencies", 1.0 / config.rope_theta**pairs, persistent=False)  # (hs/2,)
 
@@ -260,7 +261,7 @@ def apply_rotary_emb(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Each position gathers the values of those before it, weighted by how well its query matches their keys."""
+    """Causal attention with normed queries and keys, rotary positions and grouped key/value heads."""
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
@@ -274,7 +275,9 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
 
-    def forward(self, x: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: AttentionCache
+    ) -> Tensor:
         """Attend from x to the cache and to x itself.
 
         Args:
@@ -289,14 +292,15 @@ class Attention(nn.Module):
         """
         B, T, _ = x.shape
         q = self.q_proj(x).view(B, T, -1, self.head_dim).to(x.dtype)  # autocast may have lowered the precision,
-        k = self.k_proj(x).view(B, T, -1, self.head_dim).to(x.dtype)  # which norms and angles should not have
+        k = self.k_proj(x).view(B, T, -1, self.head_dim).to(x.dtype)  # but norms and rotations need that of x
         q, k = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2)  # (B, nh, T, hs), (B, nkv, T, hs)
         v = self.v_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, nkv, T, hs)
         k, v = cache.update(self.layer, positions, apply_rotary_emb(k, *rope), v)  # (B, nkv, S, hs)
         y = F.scaled_dot_product_attention(
             apply_rotary_emb(q, *rope), k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.enable_gqa
         )  # (B, nh, T, hs)
-        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+        out: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+        return out
 
 
 class MLP(nn.Module):
@@ -309,8 +313,9 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, T, C) -> (B, T, C)."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        """Map x (B, T, C) to (B, T, C)."""
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class Block(nn.Module):
@@ -324,10 +329,13 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache) -> Tensor:
-        """x (B, T, C) -> (B, T, C); the other arguments are those of `Attention.forward`."""
+    def forward(
+        self, x: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: AttentionCache
+    ) -> Tensor:
+        """Map x (B, T, C) to (B, T, C); the other arguments are those of `Attention.forward`."""
         x = x + self.dropout(self.self_attn(self.input_layernorm(x), positions, rope, mask, cache))
-        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+        out: Tensor = x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+        return out
 
 
 class GPT(CausalLM):
@@ -370,14 +378,14 @@ class GPT(CausalLM):
         elif isinstance(module, GPT):
             module.lm_head.weight.zero_()
 
-    def forward(self, ids: Tensor, state: KVCache | None = None) -> tuple[Tensor, KVCache]:
+    def forward(self, ids: Tensor, state: AttentionCache | None = None) -> tuple[Tensor, AttentionCache]:
         """Read ids (B, T) -> logits (B, T, V) and the cache, which is updated in place."""
         B, T = ids.shape
         x = self.dropout(self.model["embed_tokens"](ids))  # (B, T, C)
         cache = RotatingKVCache.empty(self.config, B, like=x) if state is None else state
         positions = cache.length[:, None] + torch.arange(T, device=ids.device)  # (B, T)
         rope = self.rotary_emb(positions)
-        mask = None  # plain causal attention, for which there are faster kernels
+        mask = None  # plain causal attention, which has faster kernels
         if not cache.is_empty or T > self.context_length:
             queries, keys = positions[:, None, :, None], cache.key_positions(positions)[:, None, None, :]
             mask = (keys >= 0) & (keys <= queries) & (keys > queries - self.context_length)  # (B, 1, T, S)

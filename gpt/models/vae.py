@@ -23,12 +23,12 @@ from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM, check_eos_token_id, che
 from gpt.models.lstm import LSTMState
 from gpt.models.registry import ModelFamily, register
 from gpt.sampling import SamplingParams
-from gpt.tokenizer import Tokenizer
 
 MAX_SIZES = {"vocab_size": 2**18, "hidden_size": 2**14, "embedding_size": 2**14, "latent_size": 2**10}
 MAX_DECODED_TOKENS = 256
 GREEDY = SamplingParams(temperature=0, max_new_tokens=MAX_DECODED_TOKENS)
 IWAE_SAMPLES = 64  # of z for each line, where a line is scored
+IWAE_BATCH_SIZE = 256  # lines, each with one z, that are decoded together for the bound
 
 
 @dataclass(frozen=True)
@@ -174,18 +174,25 @@ def iwae_nll(model: VAE, inputs: Tensor, targets: Tensor, samples: int, generato
         samples: Number of z for each line.
         generator: On the CPU.
     """
-    posterior, prior = model.encode(inputs, (targets >= 0).sum(dim=1)), model.prior(len(inputs))
-    log_weights = []  # (B, T): log of p(tokens so far | z_k) p(z_k) / q(z_k | line)
-    for _ in range(samples):
-        z = reparameterize(posterior, generator)
-        ratio = (prior.log_prob(z) - posterior.log_prob(z)).sum(dim=-1, keepdim=True)  # (B, 1)
-        log_weights.append(ratio - model.token_nll(inputs, targets, z).cumsum(dim=1))
-    bound = math.log(samples) - torch.stack(log_weights).logsumexp(dim=0)
-    return bound.diff(dim=1, prepend=bound.new_zeros(len(bound), 1))
+    B = len(inputs)
+    posterior, prior = model.encode(inputs, (targets >= 0).sum(dim=1)), model.prior(B)
+    z = torch.stack([reparameterize(posterior, generator) for _ in range(samples)])  # (K, B, Z)
+    nll = []
+    for part in z.split(max(1, IWAE_BATCH_SIZE // B)):  # k of the K samples are decoded in one batch
+        k = len(part)
+        nll.append(model.token_nll(inputs.repeat(k, 1), targets.repeat(k, 1), part.flatten(0, 1)).unflatten(0, (k, B)))
+    ratio = (prior.log_prob(z) - posterior.log_prob(z)).sum(dim=-1, keepdim=True)  # (K, B, 1)
+    log_weights = ratio - torch.cat(nll).cumsum(dim=2)  # (K, B, T): log of p(tokens so far | z_k) p(z_k) / q(z_k | line)
+    bound: Tensor = math.log(samples) - log_weights.logsumexp(dim=0)
+    return bound.diff(dim=1, prepend=bound.new_zeros(B, 1))
 
 
 class LatentModel(LanguageModel):
-    """A VAE and its tokenizer: what `gpt.load` returns for one."""
+    """A VAE and its tokenizer: what `gpt.load` returns for a VAE.
+
+    Each line that it generates has a latent vector of its own, sampled from the prior. The seed determines the latent vectors,
+    so at temperature 0 the seed still chooses the text.
+    """
 
     model: VAE
 
@@ -250,9 +257,15 @@ class LatentModel(LanguageModel):
 
     @torch.inference_mode()
     def _token_nll(self, ids: list[int]) -> list[float]:
-        """The importance-weighted bound with `IWAE_SAMPLES` samples, split over the tokens (`iwae_nll`)."""
-        line = torch.tensor([ids], device=self.device)
-        return iwae_nll(self.model, line[:, :-1], line[:, 1:], IWAE_SAMPLES, torch.Generator().manual_seed(0))[0].tolist()
+        """The importance-weighted bound with `IWAE_SAMPLES` samples, split over the tokens (`iwae_nll`).
+
+        The posterior is that of a whole line, so a line without its end token is scored as if it ended there, and the cost of
+        the end is left out: what remains bounds the cost of the tokens given.
+        """
+        line = ids if ids[-1] == self.eos_token_id else [*ids, self.eos_token_id]
+        inputs, targets = (torch.tensor([part], device=self.device) for part in (line[:-1], line[1:]))
+        nll: list[float] = iwae_nll(self.model, inputs, targets, IWAE_SAMPLES, torch.Generator().manual_seed(0))[0].tolist()
+        return nll[: len(ids) - 1]
 
 
 register(

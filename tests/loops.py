@@ -1,4 +1,4 @@
-"""Coroutines in tests."""
+"""Run coroutines in tests."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -6,6 +6,6 @@ from typing import Any
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """asyncio.run, but the thread keeps the event loop that it had: gradio leaves one there, which nobody would close."""
+    """Like asyncio.run, but keep the thread's current event loop: gradio leaves one there, which nobody would close."""
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         return runner.run(coroutine)
