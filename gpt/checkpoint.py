@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,29 +23,30 @@ from gpt.models.registry import build_model, family_of, parse_config
 from gpt.sampling import SamplingParams
 from gpt.tokenizer import Tokenizer
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"  # only in a checkout of the repository
 
-HUB_ID = re.compile(r"(?![.])[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)  # as far as it can be told without the Hub
+HUB_ID = re.compile(r"(?![.])[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)  # the Hub itself has a few more rules
 NEEDED = ("config.json", "tokenizer.json", "model.safetensors")
-FILES = (*NEEDED, "tokenizer_config.json", "generation_config.json", "training.json")  # fetched source they are
+FILES = (*NEEDED, "tokenizer_config.json", "generation_config.json", "training.json")  # those downloaded from the Hub
+RESUME = "resume.pt"  # written by a training run until it has finished
 
 
 class CheckpointError(Exception):
-    """Weights that cannot be had: not there, or damaged. Its text is one sentence that says what to do."""
+    """A model cannot be opened. The message is one sentence that says what to do."""
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:
-    """Write a file beside its place and rename it, so that whoever looks finds the old one or the new one, whole."""
+    """Write a file under another name and rename it, so that readers see the old file or the new one, complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(aside, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        os.replace(temporary, path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -57,13 +58,18 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def save(folder: Path, model: CausalLM, tokenizer: Tokenizer) -> None:
-    """Write the weights folder of a model: what `load`, and transformers for a GPT, opens.
+    """Write the weights folder of a model, which `load` opens, and transformers for a GPT.
 
-    The weights carry a sha256 of themselves in their header, which `load` checks.
+    The header of the weights contains their sha256, which `load` checks.
+
+    Args:
+        folder: Created if it does not exist.
+        model: Stored in the dtype of its parameters.
+        tokenizer: Its tokenizer.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     generation = {
-        "do_sample": True,  # without it, engines write greedily whatever the temperature
+        "do_sample": True,  # without it, engines ignore the temperature
         "temperature": SamplingParams().temperature,
         "top_k": 0,  # transformers' own default is 50
         "bos_token_id": None,
@@ -85,66 +91,100 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
 
 
-def load(model: str | os.PathLike[str], revision: str | None = None) -> LanguageModel:
-    """Open a model: a name under weights/, a folder, or a Hub id "user/repo" (at `revision`: a branch, tag or commit).
+def load(
+    model: str | os.PathLike[str],
+    revision: str | None = None,
+    *,
+    device: str | torch.device | None = None,
+    local_files_only: bool = False,
+) -> LanguageModel:
+    """Open a model.
 
-    A name wins over a folder of the same name, and neither needs the network. A Hub id is downloaded once and from
-    then on opened from the cache, as it was. Raises CheckpointError, in one sentence, if it cannot be had.
+    Args:
+        model: A name under weights/, a folder, or a Hub id "user/repo", in this order. A Hub id is downloaded into the
+            cache of `huggingface_hub`. Later calls ask the Hub whether there is a newer commit, and use the cache if it
+            cannot be reached.
+        revision: A branch, tag or commit of a Hub id. A cached commit is opened without a request.
+        device: Where to compute; the CPU by default.
+        local_files_only: Open a Hub id from the cache, without a request.
+
+    Raises:
+        CheckpointError: If it cannot be found, downloaded or opened.
     """
     name = os.fspath(model)
-    if revision is not None and (name in names() or os.path.isdir(name)):
-        raise CheckpointError(f"{name} is on this machine and has no revision {revision!r}; leave it out, or give a Hub id")
-    if name in names():
-        return open_folder(WEIGHTS / name, name, hint=f"restore it with `git checkout -- weights/{name}`")
-    if os.path.isdir(name):  # unlike Path.is_dir, no error for what can be no path
-        return open_folder(Path(name), Path(name).resolve().name)
+    is_shipped = name in names()
+    if is_shipped or os.path.isdir(name):  # unlike Path.is_dir, no error for a string that cannot be a path
+        if revision is not None:
+            raise CheckpointError(f"{name} is a local folder and has no revision {revision!r}; leave it out, or give a Hub id")
+        if is_shipped:
+            return open_folder(WEIGHTS / name, name, hint=f"restore it with `git checkout -- weights/{name}`", device=device)
+        return open_folder(Path(name), Path(name).resolve().name, device=device)
     if name.endswith(".pt2") and os.path.isfile(name):
         raise CheckpointError(f"{name} is a program, which runs code when it is opened; `python -m gpt --model {name}` does that")
-    if HUB_ID.fullmatch(name):
-        return _from_hub(name, revision)
+    # "runs/mine" has the form of a Hub id; where runs/ is a folder, and no revision is given, it is a path.
+    if HUB_ID.fullmatch(name) and (revision is not None or not os.path.isdir(os.path.dirname(name))):
+        return _load_from_hub(name, revision, device, local_files_only)
+    raise CheckpointError(_not_found(name))
+
+
+def _not_found(name: str) -> str:
+    """The message for a name that is neither a model nor a Hub id."""
+    parent, base = os.path.split(name.rstrip("/"))
+    if parent or name.startswith((".", "~")):
+        siblings = [path.name for path in Path(parent).glob("*")] if os.path.isdir(parent) else []
+        near = difflib.get_close_matches(base, siblings, n=1)
+        if near:
+            return f"there is no folder {name[:200]!r}; did you mean {os.path.join(parent, near[0])!r}?"
+        hub_id = "a Hub id with its revision, such as main" if HUB_ID.fullmatch(name) else "a Hub id like user/repo"
+        return f"there is no folder {name[:200]!r}; give a folder that exists, or {hub_id}"
+    if not WEIGHTS.is_dir():
+        return (
+            f"there is no folder {name[:200]!r}, and this installation has no weights/, which comes with a clone of the "
+            "repository; give a folder or a Hub id like user/repo, or run from a clone"
+        )
     near = difflib.get_close_matches(name, names(), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"weights/ has {', '.join(names()) or 'none'}."
-    raise CheckpointError(f"there is no model {name!r}; {hint} A folder or a Hub id like user/repo also serves")
+    hint = f"did you mean {near[0]!r}?" if near else f"weights/ has {', '.join(names()) or 'no models'}."
+    return f"there is no model {name[:200]!r}; {hint} A folder or a Hub id like user/repo also works"
 
 
-def _from_hub(repo: str, revision: str | None) -> LanguageModel:
-    """Open a model from the cache; if it is not there, from the Hub, and keep it if it could be opened."""
+def _load_from_hub(repo: str, revision: str | None, device: str | torch.device | None, local_files_only: bool) -> LanguageModel:
     from gpt import hub  # slow to import, and most models are local
 
     try:
-        if folder := hub.cached(repo, revision, NEEDED):
-            return open_folder(folder, repo, hint=f"remove it with `hf cache rm model/{repo}`, and open it again")
-        with hub.staging_dir() as staging:
-            _, lm = download(repo, revision, hub.list_files(repo, revision), staging)
-            hub.commit_to_cache(staging)
+        folder = hub.find_snapshot(repo, revision, NEEDED, local_files_only) or download(repo, revision)
     except hub.HubError as error:
         raise CheckpointError(str(error)) from None
-    return lm
+    hint = f"remove it with `hf cache rm model/{repo}` and load it again, or tell its author"
+    return open_folder(folder, repo, repo, hint, device)
 
 
 def download(
-    repo: str, revision: str | None, sizes: dict[str, int], into: Path, bar: Any = None, token: bool | None = None
-) -> tuple[Path, LanguageModel]:
-    """Download a model from the Hub, which has files of these `sizes` (`hub.find`), and open it.
+    repo: str,
+    revision: str | None,
+    cache_dir: Path | None = None,
+    tqdm_class: type[tqdm] | None = None,
+    token: str | bool | None = None,
+) -> Path:
+    """Download the files of a model from the Hub, the weights last: an unsupported model is refused before.
 
-    The weights come last: a model of an unknown kind is refused before. Raises CheckpointError or HubError.
+    The arguments are those of `gpt.hub.download`.
+
+    Returns:
+        The folder, to open with `open_folder`; its name is the commit.
+
+    Raises:
+        CheckpointError: If a file is missing or the model is not supported.
+        HubError: If the download fails.
     """
     from gpt import hub
 
-    for name in NEEDED:
-        if name not in sizes:
-            raise CheckpointError(f"{repo} has no {name} on the Hub; what opens here has {', '.join(NEEDED)}")
-    hint = "nothing was kept; tell its author, or open another"
-    _read_config(hub.download(repo, revision, NEEDED[:2], into, NullProgress, token), repo, hint)
-    folder = hub.download(repo, revision, FILES, into, bar, token)
-    return folder, open_folder(folder, repo, repo, hint)
-
-
-class NullProgress(tqdm):
-    """A progress bar that shows nothing."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **{**options, "disable": True})
+    hint = f"a model on the Hub needs {', '.join(NEEDED)}"
+    folder = hub.download(repo, revision, NEEDED[:2], cache_dir, hub.NullProgress, token)
+    _require(folder, NEEDED[:2], repo, hint)
+    _read_config(folder, repo, "give another model, or tell its author")
+    folder = hub.download(repo, folder.name, FILES, cache_dir, tqdm_class, token)
+    _require(folder, NEEDED, repo, hint)
+    return folder
 
 
 def open_folder(
@@ -160,16 +200,16 @@ def open_folder(
         folder: The folder.
         name: What to call the model in messages.
         source: What to call the folder in messages; its path by default.
-        hint: What to do if something is missing or damaged.
+        hint: What to do if a file is missing or damaged.
         device: Where to compute; the CPU by default.
 
     Raises:
         CheckpointError: If a file is missing, damaged, or does not fit the others.
     """
     source = source or str(folder)
-    for file in NEEDED:
-        if not (folder / file).is_file():
-            raise CheckpointError(f"{source}/{file} is missing; {hint}")
+    if (folder / RESUME).is_file() and not (folder / "config.json").is_file():
+        hint = "the run was stopped before its first evaluation; continue it with the same command and `--resume`"
+    _require(folder, NEEDED, source, hint)
     config, tokenizer = _read_config(folder, source, hint)
     with _checkpoint_errors(f"{source}/model.safetensors", hint):
         with torch.device("meta"), skip_init():  # shapes without memory, to compare before any is allocated
@@ -184,7 +224,7 @@ def open_folder(
 class skip_init(TorchFunctionMode):  # noqa: N801 (named after torch.nn.utils.skip_init)
     """Build a model without initialising its parameters.
 
-    To sample numbers on the device "meta", PyTorch imports torch._dynamo and sympy, which takes as long as torch itself.
+    Random numbers on the device "meta" make PyTorch import torch._dynamo and sympy, which takes as long as torch itself.
     """
 
     functions = (
@@ -199,8 +239,15 @@ class skip_init(TorchFunctionMode):  # noqa: N801 (named after torch.nn.utils.sk
         return func(*args, **kwargs)
 
 
+def _require(folder: Path, files: Sequence[str], source: str, hint: str) -> None:
+    """Raise CheckpointError if one of `files` is missing."""
+    for file in files:
+        if not (folder / file).is_file():
+            raise CheckpointError(f"{source}/{file} is missing; {hint}")
+
+
 def _read_config(folder: Path, source: str, hint: str) -> tuple[Config, Tokenizer]:
-    """The config and the tokenizer of a folder: everything but the weights."""
+    """The config and the tokenizer of a folder."""
     with _checkpoint_errors(f"{source}/config.json", hint):
         config = parse_config(_json_object(folder / "config.json"))
     with _checkpoint_errors(f"{source}/tokenizer.json", hint):
@@ -212,7 +259,7 @@ def _read_config(folder: Path, source: str, hint: str) -> tuple[Config, Tokenize
 
 @contextmanager
 def _checkpoint_errors(path: str, hint: str) -> Iterator[None]:
-    """Whatever is wrong with a file becomes a CheckpointError that names it and says what to do."""
+    """Raise a CheckpointError that names the file for an OSError or ValueError."""
     try:
         yield
     except OSError as error:
@@ -224,7 +271,7 @@ def _checkpoint_errors(path: str, hint: str) -> Iterator[None]:
 def _json_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested without end
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested too deeply
         raise ValueError("it is not JSON") from None
     if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")
@@ -232,18 +279,18 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 
 def _read_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, if their names and shapes are as expected and their own sha256 agrees."""
+    """The tensors of a safetensors file. Raises ValueError if their names, shapes or sha256 are not as expected."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-            odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-            if odd:
-                has, wants = found.get(odd[0], "not there"), expected.get(odd[0], "none")
-                raise ValueError(f"{odd[0]} is {has}, config.json wants {wants}")
-            tensors = {name: file.get_tensor(name) for name in found}
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            wrong = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
+            if wrong:
+                has, needs = shapes.get(wrong[0], "missing"), expected.get(wrong[0], "no such tensor")
+                raise ValueError(f"{wrong[0]} is {has}, config.json needs {needs}")
+            tensors = {name: file.get_tensor(name) for name in shapes}
             digest = (file.metadata() or {}).get("sha256")
-    except safetensors.SafetensorError:  # its text tells of the library's insides
-        raise ValueError("it is cut short, or no safetensors file") from None
+    except safetensors.SafetensorError:  # its message is about the format's internals
+        raise ValueError("it is truncated, or not a safetensors file") from None
     if digest is not None and digest != _digest(tensors):
         raise ValueError("its content does not match its own sha256")
     return tensors

@@ -1,140 +1,179 @@
-"""The Hugging Face Hub: the files of a model from there into a folder, and whatever goes wrong as one sentence."""
+"""The Hugging Face Hub: what a repository holds, its files in the local cache, and errors as one sentence each.
 
-import os
-import tempfile
-from collections.abc import Iterator
+It uses the library's own client, cache and settings, and changes none of them.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import huggingface_hub
 from huggingface_hub import constants, errors
-from huggingface_hub.utils import logging
+from tqdm import tqdm
 
-READ_TIMEOUT_S = 30.0  # seconds without a byte from the Hub, after which it counts as out of reach
+READ_TIMEOUT_S = 10.0  # without a byte from the Hub; the library's own default for metadata
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+Token = str | bool | None  # None: the token of this machine's user, if there is one. False: anonymous
 
 
 class HubError(Exception):
-    """What was asked of the Hub could not be done. Its text is one sentence that says what to do."""
+    """A request to the Hub failed. The message is one sentence that says what to do."""
 
 
-class _Client(httpx2.Client):
-    """Fails at once, where the library's own would wait for ever or try again for 23 seconds, without a word."""
-
-    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        try:
-            response = super().send(request, **options)
-        except httpx2.TransportError:
-            raise HubError(f"{request.url.host} cannot be reached, or broke off; check the network, and try again") from None
-        if response.status_code == 429 or response.status_code >= 500:
-            response.close()
-            raise HubError(f"{request.url.host} is busy or out of order ({response.status_code}); try again later")
-        return response
+class HubUnreachableError(HubError):
+    """The Hub did not answer: no network, offline mode, or the Hub is down."""
 
 
-@cache
-def fail_fast() -> None:
-    """Give the library such a client, once for this process: to change it under a download would break that off."""
-    hooks = huggingface_hub.get_session().event_hooks  # among them that which keeps HF_HUB_OFFLINE
-    huggingface_hub.set_client_factory(lambda: _Client(event_hooks=hooks, follow_redirects=True, timeout=READ_TIMEOUT_S))
-    logging.set_verbosity_error()  # its warnings show signed addresses
+class NullProgress(tqdm):  # type: ignore[misc]  # tqdm has no annotations
+    """A progress bar that shows nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "disable": True})
 
 
-def api(token: str | bool | None = None) -> huggingface_hub.HfApi:
-    """The Hub. token: None is that of whoever runs this, if there is one; False is nobody's."""
-    fail_fast()
-    return huggingface_hub.HfApi(token=token)
+@dataclass(frozen=True)
+class RepoFiles:
+    """The files of a repository at one commit.
+
+    Attributes:
+        commit: The full hash.
+        sizes: Bytes of each file, by path.
+    """
+
+    commit: str
+    sizes: dict[str, int]
 
 
 @contextmanager
 def translate_hub_errors(repo: str, revision: str | None = None) -> Iterator[None]:
-    """Whatever the library raises about a repo becomes a HubError."""
+    """Raise a HubError for what `huggingface_hub` raises about `repo`."""
     try:
         yield
-    except errors.HFValidationError:
-        raise HubError(f"{repo} cannot be a Hub id; give one like user/repo, as its page shows it") from None
-    except errors.OfflineModeIsEnabled:
-        raise HubError(f"HF_HUB_OFFLINE is set, so the Hub was not asked for {repo}; unset it, and try again") from None
-    except errors.LocalTokenNotFoundError:
-        raise HubError(f"the Hub wants to know who asks; {LOG_IN}") from None
-    except errors.GatedRepoError:
-        raise HubError(f"{repo} asks its readers to agree to its terms; do so on its page, then {LOG_IN}") from None
-    except errors.RepositoryNotFoundError:
-        raise HubError(f"{repo} is not on the Hub, or is private; check its name, or {LOG_IN}") from None
-    except errors.RevisionNotFoundError:
-        raise HubError(f"{repo} has no revision {revision!r} on the Hub; leave it out, or name a branch, tag or commit") from None
-    except errors.HfHubHTTPError as error:
-        status, said = error.response.status_code, " ".join((error.server_message or "").split())[:200]
-        if status == 401:
-            raise HubError(f"the Hub does not know this token; {LOG_IN}") from None
-        if status == 403:
-            raise HubError(f"this token may not do that to {repo}; {LOG_IN} with one that may write there") from None
-        if status == 412:
-            raise HubError(f"somebody else changed {repo} at this moment; nothing was changed, try again") from None
-        raise HubError(f"the Hub refused what was asked of {repo} ({status} {said}); nothing was changed") from None
-    except ValueError as error:  # what it says of a card
-        raise HubError(f"the Hub does not take what is sent to {repo} ({' '.join(str(error).split())[:300]})") from None
-    except RuntimeError as error:  # in place of what stopped an upload
-        if isinstance(error.__cause__, HubError):
-            raise error.__cause__ from None
-        raise HubError(f"{repo} could not be uploaded; check the network, and try again") from None
-    except (httpx2.HTTPError, OSError) as error:
-        reason = getattr(error, "strerror", None) or "the connection broke off"
-        raise HubError(f"{repo} could not be had from the Hub ({reason}); check network and disk, and try again") from None
+    except (OSError, ValueError, httpx2.HTTPError) as error:
+        raise _hub_error(error, repo, revision) from None
+    except RuntimeError as error:  # a failed upload
+        raise _hub_error(error.__cause__ or error, repo, revision) from None
 
 
-def list_files(repo: str, revision: str | None = None, token: str | bool | None = None) -> dict[str, int]:
-    """The files of a model on the Hub, and the bytes of each. Raises HubError."""
+def _hub_error(error: BaseException, repo: str, revision: str | None) -> HubError:
+    """The error of this module that describes an exception of `huggingface_hub`."""
+    match error:
+        case errors.HFValidationError():
+            return HubError(f"{repo} cannot be a Hub id; give one like user/repo, as its page shows it")
+        case errors.OfflineModeIsEnabled():
+            return HubUnreachableError(f"HF_HUB_OFFLINE is set, so the Hub was not asked for {repo}; unset it, and try again")
+        case errors.LocalTokenNotFoundError():
+            return HubError(f"the Hub asks who you are; {LOG_IN}")
+        case errors.GatedRepoError():
+            return HubError(f"{repo} is gated; accept its terms on its page, then {LOG_IN}")
+        case errors.RepositoryNotFoundError():
+            return HubError(f"{repo} is not on the Hub, or is private; check its name, or {LOG_IN}")
+        case errors.RevisionNotFoundError():
+            return HubError(f"{repo} has no revision {revision!r} on the Hub; leave it out, or give a branch, tag or commit")
+        case errors.HfHubHTTPError():
+            return _http_error(error, repo)
+        case httpx2.TransportError():
+            host = urlsplit(constants.ENDPOINT).hostname
+            return HubUnreachableError(f"{host} cannot be reached, or closed the connection; check the network, and try again")
+        case errors.LocalEntryNotFoundError() | RuntimeError() if error.__cause__:  # a download, an upload that failed
+            return _hub_error(error.__cause__, repo, revision)
+        case OSError():
+            reason = error.strerror or type(error).__name__
+            return HubError(f"{repo} cannot be stored ({reason}); check the disk, or set HF_HOME to another folder")
+        case _:  # such as invalid metadata in a card
+            return HubError(f"the request to the Hub for {repo} failed ({' '.join(str(error).split())[:300]})")
+
+
+def _http_error(error: errors.HfHubHTTPError, repo: str) -> HubError:
+    status, message = error.response.status_code, " ".join((error.server_message or "").split())[:200]
+    if status == 401:
+        return HubError(f"the Hub does not know this token; {LOG_IN}")
+    if status == 403:
+        return HubError(f"this token has no permission for {repo}; {LOG_IN} with one that may write there")
+    if status == 412:
+        return HubError(f"{repo} was changed by another commit at the same time; nothing was changed, try again")
+    if status == 429 or status >= 500:
+        return HubUnreachableError(f"{error.response.url.host} is busy or down ({status}); try again later")
+    return HubError(f"the Hub refused the request for {repo} ({status} {message}); nothing was changed")
+
+
+def list_files(repo: str, revision: str | None = None, token: Token = None) -> RepoFiles:
+    """Resolve a revision of a model to its commit and list its files, in one request.
+
+    Raises:
+        HubError: If there is no such model, or the Hub does not answer within `READ_TIMEOUT_S`.
+    """
     with translate_hub_errors(repo, revision):
-        info = api(token).model_info(repo, revision=revision, files_metadata=True)
-    return {file.rfilename: file.size or 0 for file in info.siblings or []}
+        info = huggingface_hub.HfApi(token=token).model_info(repo, revision=revision, files_metadata=True, timeout=READ_TIMEOUT_S)
+    return RepoFiles(info.sha or "", {file.rfilename: file.size or 0 for file in info.siblings or []})
 
 
-def cached(repo: str, revision: str | None, names: tuple[str, ...]) -> Path | None:
-    """The folder of a model in the cache, if all of `names` are there. Needs no network."""
+def find_snapshot(repo: str, revision: str | None, names: Sequence[str], local_files_only: bool = False) -> Path | None:
+    """The folder in the cache with the files of a model, or None if they must be downloaded.
+
+    A commit never changes, so a cached one is returned without a request. Otherwise the Hub is asked which commit
+    `revision` is now; if the Hub cannot be reached, the cached one is returned.
+
+    Args:
+        repo: The Hub id.
+        revision: A branch, tag or commit; None for the default branch.
+        names: The files that must be there.
+        local_files_only: Make no request.
+
+    Raises:
+        HubError: If there is no such model, or it is not in the cache and the Hub cannot be asked.
+    """
     with translate_hub_errors(repo, revision):
         try:
-            folder = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=list(names), local_files_only=True)
+            folder = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=[*names], local_files_only=True)
         except errors.LocalEntryNotFoundError:
-            return None
-    return Path(folder) if all((Path(folder) / name).is_file() for name in names) else None
-
-
-@contextmanager
-def staging_dir() -> Iterator[Path]:
-    """A folder beside the cache, for what is fetched until it is known to be good. It is gone afterwards."""
+            folder = ""
+    cached = Path(folder) if folder and all((Path(folder) / name).is_file() for name in names) else None
+    if cached and (local_files_only or re.fullmatch(r"[0-9a-f]{40}", revision or "")):
+        return cached
+    if local_files_only:
+        raise HubError(f"{repo} is not in the cache of this machine; load it once without local_files_only")
     try:
-        Path(constants.HF_HUB_CACHE).mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(
-            prefix="fetching-", dir=Path(constants.HF_HUB_CACHE).parent, ignore_cleanup_errors=True
-        )
-    except OSError as error:
-        raise HubError(f"{constants.HF_HUB_CACHE} cannot be written ({error.strerror}); set HF_HOME to another folder") from None
-    with folder:
-        yield Path(folder.name)
+        commit = list_files(repo, revision).commit
+    except HubUnreachableError:
+        if cached is None:
+            raise
+        return cached
+    return cached if cached and cached.name == commit else None
 
 
 def download(
-    repo: str, revision: str | None, names: tuple[str, ...], into: Path, bar: Any = None, token: str | bool | None = None
+    repo: str,
+    revision: str | None,
+    names: Sequence[str],
+    cache_dir: Path | None = None,
+    tqdm_class: type[tqdm] | None = None,
+    token: Token = None,
 ) -> Path:
-    """Download files of a model `into` a cache of its own; the folder with them is named by the commit. Raises HubError.
+    """Download files of a model into a cache, as far as they are not there.
 
-    bar: a tqdm class for the progress, in bytes; the library's own bar if none is given.
+    Args:
+        repo: The Hub id.
+        revision: A branch, tag or commit; None for the default branch.
+        names: The files to download, of those that the model has.
+        cache_dir: The cache; the one of this machine's user by default.
+        tqdm_class: Shows the progress in bytes; the library's own bar by default.
+        token: See `Token`.
+
+    Returns:
+        The folder of the files; its name is the commit.
+
+    Raises:
+        HubError: If it fails. An interrupted download continues where it stopped.
     """
     with translate_hub_errors(repo, revision):
         return Path(
-            api(token).snapshot_download(repo, revision=revision, allow_patterns=list(names), cache_dir=into, tqdm_class=bar)
+            huggingface_hub.snapshot_download(
+                repo, revision=revision, allow_patterns=[*names], cache_dir=cache_dir, tqdm_class=tqdm_class, token=token
+            )
         )
-
-
-def commit_to_cache(staging: Path) -> None:
-    """Move what was fetched aside into the cache, the names of branches last, so that nobody finds half of it."""
-    for part in ("blobs", "trees", "snapshots", "refs"):
-        for path in staging.glob(f"models--*/{part}/**/*"):
-            if path.is_symlink() or path.is_file():
-                place = Path(constants.HF_HUB_CACHE) / path.relative_to(staging)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, place)

@@ -1,7 +1,7 @@
-"""A Hugging Face Hub on loopback: as much of it as publishing and downloading need, for the real client.
+"""A local Hugging Face Hub for the real client: the requests that publishing and downloading make.
 
-It refuses what the real Hub refuses, and with a 4xx whatever it does not know, so a test cannot pass on a call that would
-fail there.
+It refuses what the real Hub refuses and answers 4xx to every other request, so that a test cannot pass on a call that would
+fail on the real Hub.
 """
 
 import base64
@@ -24,7 +24,7 @@ import yaml
 KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
 SDKS = ("gradio", "streamlit", "docker", "static")
 COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
-LFS_SIZE = 1_000_000  # a file larger than this is stored by LFS whatever its name
+LFS_SIZE = 1_000_000  # a file larger than this is stored by LFS under any name
 LFS_ENDINGS = (
     "7z|arrow|bin|bz2|ckpt|ftz|gz|h5|joblib|mlmodel|model|msgpack|npy|npz|onnx|ot|parquet|pb|pickle|pkl|pt|pth|rar|safetensors|"
     "tar|tflite|tgz|wasm|xz|zip|zst"
@@ -32,7 +32,7 @@ LFS_ENDINGS = (
 GITATTRIBUTES = re.sub(r"(\w+)\|?", r"*.\1 filter=lfs diff=lfs merge=lfs -text\n", LFS_ENDINGS).encode()
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     def __init__(self, status, message, code=None, headers=None, **more):
         super().__init__(status, message)
         # a header is one line of Latin-1, a message may quote a file
@@ -68,13 +68,13 @@ def describe(path, data):
 
 
 def content_oid(path, data):
-    """What the client compares its own file with, and what names it in the client's cache."""
+    """The id that the client compares its own file with, and that names it in its cache."""
     about = describe(path, data)
     return about.get("lfs", about)["oid"]
 
 
 def read_card(readme, kind):
-    """The metadata of a README, and what is wrong with it."""
+    """The metadata of a README, and its errors."""
     block = re.match(rb"\s*---[\r\n]+(.*?)[\r\n]+---(\r|\n|$)", readme, re.DOTALL)
     try:
         card = yaml.safe_load(block[1]) if block else None
@@ -116,7 +116,7 @@ class Repo:
     sdk: str | None = None
     branches: dict[str, str] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
-    objects: dict[str, bytes] = field(default_factory=dict)  # what LFS holds: no repo sees another's
+    objects: dict[str, bytes] = field(default_factory=dict)  # LFS files; each repo sees only its own
 
     def __post_init__(self):
         files = {".gitattributes": GITATTRIBUTES}
@@ -128,14 +128,14 @@ class Repo:
     def path(self):
         return ("" if self.kind == "model" else f"{self.kind}s/") + self.id
 
-    def at(self, revision):
+    def commit_at(self, revision):
         sha = self.branches.get(revision, revision)
         if sha not in self.commits:
-            raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+            raise RefusalError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return self.commits[sha]
 
     def files(self, revision="main"):
-        return dict(self.at(revision).files)
+        return dict(self.commit_at(revision).files)
 
     def commit(self, branch, files, title):
         parent = self.branches.get(branch)
@@ -148,7 +148,7 @@ class Repo:
         return sha
 
     def tree(self, commit):
-        """What the Hub says of every file and folder, by path."""
+        """The description of every file and folder, by path."""
         entries = {}
         for path, data in sorted(commit.files.items()):
             for folder in [path[: slash.start()] for slash in re.finditer("/", path)]:
@@ -159,9 +159,14 @@ class Repo:
 
     def info(self, commit, blobs=False):
         card, _ = read_card(commit.files.get("README.md", b""), self.kind)
-        tags = [*listed(card, "tags"), *listed(card, "library_name"), *listed(card, "pipeline_tag"), *listed(card, "language")]
+        tags = [
+            *as_list(card, "tags"),
+            *as_list(card, "library_name"),
+            *as_list(card, "pipeline_tag"),
+            *as_list(card, "language"),
+        ]
         for key in ("license", "datasets", "base_model"):
-            tags += [f"{key.removesuffix('s')}:{value}" for value in listed(card, key)]
+            tags += [f"{key.removesuffix('s')}:{value}" for value in as_list(card, key)]
         siblings = [{"rfilename": path} for path in sorted(commit.files)]
         for sibling in siblings if blobs else ():
             about = describe(sibling["rfilename"], commit.files[sibling["rfilename"]])
@@ -187,27 +192,27 @@ class Repo:
         return info | ({"cardData": card} if card else {}) | ({"sdk": self.sdk} if self.sdk else {})
 
 
-def listed(card, key):
+def as_list(card, key):
     value = card.get(key) or []
     return value if isinstance(value, list) else [value]
 
 
-def take(values, name, kind, default=None):
-    """A field of a request, which must be of that kind."""
+def get_field(values, name, kind, default=None):
+    """A field of a request. Refuses one of another type."""
     value = values.get(name, default) if isinstance(values, dict) else None
     if not isinstance(value, kind):
-        raise Refusal(400, f'"{name}" must be of type {kind.__name__}')
+        raise RefusalError(400, f'"{name}" must be of type {kind.__name__}')
     return value
 
 
-def parse(text):
+def parse_json(text):
     try:
         return json.loads(text)
     except ValueError as problem:
-        raise Refusal(400, f"not JSON: {problem}") from None
+        raise RefusalError(400, f"not JSON: {problem}") from None
 
 
-def is_on(query, name):
+def is_true(query, name):
     return query.get(name, [""])[0].lower() in ("true", "1")
 
 
@@ -224,9 +229,11 @@ class Handler(BaseHTTPRequestHandler):
         try:
             body = self.read()
             with self.hub.lock:
-                self.hub.be_alive()
+                self.hub.raise_if_closing()
+                if self.hub.status:
+                    raise RefusalError(self.hub.status, "down for maintenance")
                 answer = self.route(body)
-        except Refusal as refusal:
+        except RefusalError as refusal:
             answer = refusal.answer
         except ConnectionError:
             raise
@@ -235,7 +242,7 @@ class Handler(BaseHTTPRequestHandler):
             answer = Answer({"error": repr(fault)}, 501)  # at a 500 the client would try again for 23 s
         if self.hub.stall:
             self.hub.closing.wait(self.hub.stall)
-        self.hub.be_alive()
+        self.hub.raise_if_closing()
         self.send_response(answer.status)
         for name, value in ({"Content-Length": len(answer.body)} | answer.headers).items():
             self.send_header(name, value)
@@ -275,18 +282,18 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         query = parse_qs(url.query)
         parts = [unquote(part) for part in url.path[1:].split("/")]
-        self.user, self.role = self.who()
+        self.user, self.role = self.authenticate()
         match [self.command, *parts]:
             case ["GET", "api", "whoami-v2"]:
-                self.need_user()
+                self.require_user()
                 token = {"type": "access_token", "accessToken": {"displayName": "tests", "role": self.role}}
                 return Answer({"type": "user", "name": self.user, "orgs": [], "auth": token})
             case ["POST", "api", "repos", "create"]:
-                return self.create(parse(body))
+                return self.create(parse_json(body))
             case ["DELETE", "api", "repos", "delete"]:
-                return self.delete(parse(body))
+                return self.delete(parse_json(body))
             case ["POST", "api", "validate-yaml"]:
-                return self.validate(parse(body))
+                return self.validate(parse_json(body))
             case ["PUT", "lfs", ticket]:
                 return self.upload(ticket, body)
             case [method, "api", kind, owner, name, *call] if kind in KINDS:
@@ -297,24 +304,24 @@ class Handler(BaseHTTPRequestHandler):
                     case ["GET", "revision", revision]:
                         return self.info(repo, revision, query)
                     case ["GET", "tree", revision, *path]:
-                        return self.tree(repo, revision, "/".join(path), is_on(query, "recursive"))
+                        return self.tree(repo, revision, "/".join(path), is_true(query, "recursive"))
                     case ["GET", "refs"]:
                         heads = [{"name": b, "ref": f"refs/heads/{b}", "targetCommit": sha} for b, sha in repo.branches.items()]
                         return Answer({"branches": heads, "converts": [], "tags": []})
                     case ["POST", "paths-info", revision]:
-                        tree = repo.tree(repo.at(revision))
+                        tree = repo.tree(repo.commit_at(revision))
                         return Answer(
                             [tree[path] for path in parse_qs(body.decode(errors="replace")).get("paths", []) if path in tree]
                         )
                     case ["POST", "preupload", branch]:
-                        return self.preupload(repo, branch, parse(body))
+                        return self.preupload(repo, branch, parse_json(body))
                     case ["POST", "commit", branch] if not query:
                         return self.commit(repo, branch, body)
                     case ["POST", "branch", branch]:
-                        return self.branch(repo, branch, parse(body))
+                        return self.branch(repo, branch, parse_json(body))
                     case ["DELETE", "branch", branch]:
                         if branch == "main":
-                            raise Refusal(403, "Forbidden: cannot delete the default branch")
+                            raise RefusalError(403, "Forbidden: cannot delete the default branch")
                         self.head(repo, branch)
                         del repo.branches[branch]
                         return Answer(b"")
@@ -323,197 +330,201 @@ class Handler(BaseHTTPRequestHandler):
             case ["GET" | "HEAD", owner, name, "resolve", revision, _, *_]:
                 return self.resolve(self.repo(kind, owner, name), revision, "/".join(parts[4:]))
             case ["POST", owner, name, "info", "lfs", "objects", "batch"] if name.endswith(".git"):
-                return self.batch(self.repo(kind, owner, name.removesuffix(".git"), writing=True), parse(body))
-        raise Refusal(404, "Sorry, we can't find the page you are looking for.")
+                return self.batch(self.repo(kind, owner, name.removesuffix(".git"), writing=True), parse_json(body))
+        raise RefusalError(404, "Sorry, we can't find the page you are looking for.")
 
-    def who(self):
+    def authenticate(self):
         header = self.headers.get("Authorization")
         if header is None:
             return None, None
         if header.removeprefix("Bearer ") not in self.hub.tokens:
-            raise Refusal(401, "Invalid credentials in Authorization header")
+            raise RefusalError(401, "Invalid credentials in Authorization header")
         return self.hub.tokens[header.removeprefix("Bearer ")]
 
-    def need_user(self, code=None):
+    def require_user(self, code=None):
         if self.user is None:
-            raise Refusal(401, "Invalid username or password.", code)
+            raise RefusalError(401, "Invalid username or password.", code)
 
     def repo(self, kind, owner, name, writing=False):
         """A repo that this user may see, or write to."""
         repo = self.hub.repos.get((kind, f"{owner}/{name}"))
         hidden = repo is None or (repo.private and self.user != owner)
         if hidden or writing:
-            self.need_user("RepoNotFound")  # who may not know is told the same as of a repo that is not there
+            self.require_user("RepoNotFound")  # the same answer as for a repo that does not exist
         if hidden:
-            raise Refusal(404, "Repository not found", "RepoNotFound")
+            raise RefusalError(404, "Repository not found", "RepoNotFound")
         if writing and self.user != owner:
-            raise Refusal(403, "Authorization error.")
+            raise RefusalError(403, "Authorization error.")
         if writing and self.role != "write":
-            raise Refusal(403, "you must use a write token to upload to a repository")
+            raise RefusalError(403, "you must use a write token to upload to a repository")
         return repo
 
-    def create(self, asked):
-        self.need_user()
-        kind, name = take(asked, "type", str, "model"), take(asked, "name", str)
-        owner = asked.get("organization") or self.user
-        visibility = asked.get("visibility", "public")
+    def create(self, fields):
+        self.require_user()
+        kind, name = get_field(fields, "type", str, "model"), get_field(fields, "name", str)
+        owner = fields.get("organization") or self.user
+        visibility = fields.get("visibility", "public")
         if kind not in KINDS.values():
-            raise Refusal(400, f'"type" must be one of [{", ".join(KINDS.values())}]')
+            raise RefusalError(400, f'"type" must be one of [{", ".join(KINDS.values())}]')
         if (owner, "write") != (self.user, self.role):
-            raise Refusal(403, f'You don\'t have the rights to create a {kind} under the namespace "{owner}"')
+            raise RefusalError(403, f'You don\'t have the rights to create a {kind} under the namespace "{owner}"')
         if not re.fullmatch(r"(?!.*(--|\.\.))(?!.*\.git$)\w([\w.-]{0,94}\w)?", name, re.ASCII):
-            raise Refusal(400, f"Invalid repo name: {name}")
+            raise RefusalError(400, f"Invalid repo name: {name}")
         if visibility not in ("public", "private"):
-            raise Refusal(400, '"visibility" must be one of [public, private]')
-        if kind == "space" and asked.get("sdk") not in SDKS:
-            raise Refusal(400, f'"sdk" must be one of [{", ".join(SDKS)}]')
+            raise RefusalError(400, '"visibility" must be one of [public, private]')
+        if kind == "space" and fields.get("sdk") not in SDKS:
+            raise RefusalError(400, f'"sdk" must be one of [{", ".join(SDKS)}]')
         repo = self.hub.repos.get((kind, f"{owner}/{name}"))
         if repo:
-            raise Refusal(409, f"You already created this {kind} repo", url=f"{self.hub.url}/{repo.path}")
-        repo = Repo(kind, f"{owner}/{name}", visibility == "private", asked["sdk"] if kind == "space" else None)
+            raise RefusalError(409, f"You already created this {kind} repo", url=f"{self.hub.url}/{repo.path}")
+        repo = Repo(kind, f"{owner}/{name}", visibility == "private", fields["sdk"] if kind == "space" else None)
         self.hub.repos[kind, repo.id] = repo
         return Answer({"url": f"{self.hub.url}/{repo.path}", "name": repo.id, "private": repo.private})
 
-    def delete(self, asked):
-        kind, name = take(asked, "type", str, "model"), take(asked, "name", str)
-        repo = self.repo(kind, asked.get("organization") or self.user, name, writing=True)
+    def delete(self, fields):
+        kind, name = get_field(fields, "type", str, "model"), get_field(fields, "name", str)
+        repo = self.repo(kind, fields.get("organization") or self.user, name, writing=True)
         del self.hub.repos[kind, repo.id]
         return Answer(b"")
 
-    def validate(self, asked):
-        kind = take(asked, "repoType", str, "model")
+    def validate(self, fields):
+        kind = get_field(fields, "repoType", str, "model")
         if kind not in KINDS.values():
-            raise Refusal(400, f'"repoType" must be one of [{", ".join(KINDS.values())}]')
-        card, errors = read_card(take(asked, "content", str).encode(), kind)
+            raise RefusalError(400, f'"repoType" must be one of [{", ".join(KINDS.values())}]')
+        card, errors = read_card(get_field(fields, "content", str).encode(), kind)
         warnings = [] if card or errors else ["empty or missing yaml metadata in repo card"]
         say = {"errors": [{"message": text} for text in errors], "warnings": [{"message": text} for text in warnings]}
         return Answer(say, 400 if errors else 200)
 
     def info(self, repo, revision, query):
-        info = repo.info(repo.at(revision), is_on(query, "blobs"))
+        info = repo.info(repo.commit_at(revision), is_true(query, "blobs"))
         wanted = query.get("expand", info)
         if not set(wanted) <= {*info, "cardData", "library_name", "pipeline_tag"}:
-            raise Refusal(400, f'"expand" is unknown: {wanted}')
+            raise RefusalError(400, f'"expand" is unknown: {wanted}')
         return Answer({key: info[key] for key in ("_id", "id", *wanted) if key in info})
 
     def tree(self, repo, revision, folder, recursive):
-        entries = repo.tree(repo.at(revision))
+        entries = repo.tree(repo.commit_at(revision))
         if folder and entries.get(folder, {}).get("type") != "directory":
-            raise Refusal(404, f"{folder} does not exist on {revision}", "EntryNotFound")
+            raise RefusalError(404, f"{folder} does not exist on {revision}", "EntryNotFound")
         start = f"{folder}/" if folder else ""
         inside = {path: path.removeprefix(start) for path in entries if path.startswith(start)}
         return Answer([entries[path] for path, rest in inside.items() if recursive or "/" not in rest])
 
     def resolve(self, repo, revision, path):
-        commit = repo.at(revision)
+        commit = repo.commit_at(revision)
         headers = {"X-Repo-Commit": commit.sha}
         if path not in commit.files:
-            raise Refusal(404, "Entry not found", "EntryNotFound", headers)
+            raise RefusalError(404, "Entry not found", "EntryNotFound", headers)
         data = commit.files[path]
         size, etag = len(data), f'"{content_oid(path, data)}"'
         headers |= {"ETag": etag, "X-Linked-Etag": etag, "X-Linked-Size": size, "Accept-Ranges": "bytes"}
         headers["Content-Type"] = "application/octet-stream"
-        asked = re.fullmatch(r"bytes=(?=.*\d)(\d*)-(\d*)", self.headers.get("Range", ""))
-        if self.command == "HEAD" or not asked:
+        byte_range = re.fullmatch(r"bytes=(?=.*\d)(\d*)-(\d*)", self.headers.get("Range", ""))
+        if self.command == "HEAD" or not byte_range:
             return Answer(data, 200, headers, self.hub.cut_downloads)
-        first, last = (int(asked[1]), int(asked[2] or size)) if asked[1] else (max(size - int(asked[2]), 0), size)
+        first, last = (
+            (int(byte_range[1]), int(byte_range[2] or size)) if byte_range[1] else (max(size - int(byte_range[2]), 0), size)
+        )
         if first >= size or last < first:
-            raise Refusal(416, "Range Not Satisfiable", None, {"Content-Range": f"bytes */{size}"})
+            raise RefusalError(416, "Range Not Satisfiable", None, {"Content-Range": f"bytes */{size}"})
         data = data[first : last + 1]
         headers["Content-Range"] = f"bytes {first}-{first + len(data) - 1}/{size}"
         return Answer(data, 206, headers, self.hub.cut_downloads)
 
-    def preupload(self, repo, branch, asked):
+    def preupload(self, repo, branch, fields):
         files, answers = self.head(repo, branch).files, []
-        for file in take(asked, "files", list):
-            path, size, _ = take(file, "path", str), take(file, "size", int), take(file, "sample", str)
+        for file in get_field(fields, "files", list):
+            path, size, _ = get_field(file, "path", str), get_field(file, "size", int), get_field(file, "sample", str)
             oid = content_oid(path, files[path]) if path in files else None
             mode = "lfs" if is_lfs(path, size) else "regular"
             answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
         return Answer({"files": answers})
 
-    def batch(self, repo, asked):
-        if take(asked, "operation", str) != "upload" or asked.get("hash_algo", "sha256") != "sha256":
-            raise Refusal(422, "only uploads by sha256")
+    def batch(self, repo, fields):
+        if get_field(fields, "operation", str) != "upload" or fields.get("hash_algo", "sha256") != "sha256":
+            raise RefusalError(422, "only uploads by sha256")
         objects = []
-        for item in take(asked, "objects", list):
-            oid, size = take(item, "oid", str), take(item, "size", int)
+        for item in get_field(fields, "objects", list):
+            oid, size = get_field(item, "oid", str), get_field(item, "size", int)
             objects.append({"oid": oid, "size": size})
             if oid not in repo.objects:
-                ticket = secrets.token_hex(8)  # the address itself lets one in: the client sends no token with a PUT
+                ticket = secrets.token_hex(8)  # authorises the upload: the client sends no token with a PUT
                 self.hub.tickets[ticket] = repo, oid, size
                 objects[-1]["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{ticket}"}}
         return Answer({"transfer": "basic", "objects": objects})
 
     def upload(self, ticket, data):
         if ticket not in self.hub.tickets:
-            raise Refusal(403, "no such upload")
+            raise RefusalError(403, "no such upload")
         repo, oid, size = self.hub.tickets[ticket]
         if (len(data), hashlib.sha256(data).hexdigest()) != (size, oid):
-            raise Refusal(400, "the content is not what was announced")
+            raise RefusalError(400, "the content is not what was announced")
         repo.objects[oid] = data
         return Answer(b"")
 
     def head(self, repo, branch):
-        return repo.at(branch if branch in repo.branches else f"branch {branch}")  # a sha cannot be written to
+        return repo.commit_at(branch if branch in repo.branches else f"branch {branch}")  # a sha cannot be written to
 
     def commit(self, repo, branch, body):
         head = self.head(repo, branch)
         if self.headers.get("Content-Type") != "application/x-ndjson":
-            raise Refusal(400, "a commit is application/x-ndjson")
-        lines = [(take(line, "key", str), take(line, "value", dict)) for line in map(parse, body.splitlines())]
+            raise RefusalError(400, "a commit is application/x-ndjson")
+        lines = [(get_field(line, "key", str), get_field(line, "value", dict)) for line in map(parse_json, body.splitlines())]
         if not lines or lines[0][0] != "header":
-            raise Refusal(400, "the first line must be the header")
-        title, parent = take(lines[0][1], "summary", str), take(lines[0][1], "parentCommit", str, head.sha)
+            raise RefusalError(400, "the first line must be the header")
+        title, parent = get_field(lines[0][1], "summary", str), get_field(lines[0][1], "parentCommit", str, head.sha)
         if not title:
-            raise Refusal(400, '"summary" is not allowed to be empty')
+            raise RefusalError(400, '"summary" is not allowed to be empty')
         if len(parent) < 5 or not head.sha.startswith(parent):
-            raise Refusal(412, "A commit has happened since. Please refresh and try again.")
+            raise RefusalError(412, "A commit has happened since. Please refresh and try again.")
         files = dict(head.files)
         for key, value in lines[1:]:
             self.operate(repo, files, key, value)
         _, errors = read_card(files.get("README.md", b""), repo.kind)
         if errors:
-            raise Refusal(400, "Invalid metadata in README.md: " + "; ".join(errors))
+            raise RefusalError(400, "Invalid metadata in README.md: " + "; ".join(errors))
         sha = repo.commit(branch, files, title)
         return Answer({"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{repo.path}/commit/{sha}"})
 
     def operate(self, repo, files, key, value):
         """One line of a commit, done to its files."""
-        path = take(value, "path", str)
+        path = get_field(value, "path", str)
         if {"", ".", "..", ".git"} & set((path.removesuffix("/") if key == "deletedFolder" else path).split("/")):
-            raise Refusal(400, f"Invalid path: {path}")
+            raise RefusalError(400, f"Invalid path: {path}")
         if key == "file":
             try:
-                data = base64.b64decode(take(value, "content", str), validate=True)
+                data = base64.b64decode(get_field(value, "content", str), validate=True)
             except ValueError:
-                raise Refusal(400, f"{path} is not base64") from None
+                raise RefusalError(400, f"{path} is not base64") from None
             if is_lfs(path, len(data)):
-                raise Refusal(400, f"Your push was rejected because it holds a file that must go by LFS: {path}")
+                raise RefusalError(400, f"Your push was rejected because it holds a file that must go by LFS: {path}")
             files[path] = data
         elif key == "lfsFile":
-            data = repo.objects.get(take(value, "oid", str))
+            data = repo.objects.get(get_field(value, "oid", str))
             if data is None:
-                raise Refusal(400, f"Your push was rejected because an LFS pointer pointed to a file that does not exist: {path}")
+                raise RefusalError(
+                    400, f"Your push was rejected because an LFS pointer pointed to a file that does not exist: {path}"
+                )
             if value.get("algo") != "sha256" or value.get("size", len(data)) != len(data):
-                raise Refusal(400, f"{path} is not what was uploaded")
+                raise RefusalError(400, f"{path} is not what was uploaded")
             files[path] = data
         elif key in ("deletedFile", "deletedFolder"):
             folder = path.removesuffix("/") + "/"
             gone = [name for name in files if (name == path if key == "deletedFile" else name.startswith(folder))]
             if not gone:
-                raise Refusal(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
+                raise RefusalError(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
             for name in gone:
                 del files[name]
         else:
-            raise Refusal(400, f"Unknown operation: {key}")
+            raise RefusalError(400, f"Unknown operation: {key}")
 
-    def branch(self, repo, branch, asked):
+    def branch(self, repo, branch, fields):
         if not re.fullmatch(r"(?!refs/)(?!.*(\.\.|//))\w[\w./-]*", branch):
-            raise Refusal(400, f"Invalid reference for a branch: {branch}")
-        start = repo.at(take(asked, "startingPoint", str, "main"))
+            raise RefusalError(400, f"Invalid reference for a branch: {branch}")
+        start = repo.commit_at(get_field(fields, "startingPoint", str, "main"))
         if branch in repo.branches:
-            raise Refusal(409, f"Reference already exists: refs/heads/{branch}")
+            raise RefusalError(409, f"Reference already exists: refs/heads/{branch}")
         repo.branches[branch] = start.sha
         return Answer({})
 
@@ -544,10 +555,10 @@ class Hub:
     tokens = {WRITE: ("alice", "write"), READ: ("alice", "read"), OTHER: ("bob", "write")}  # noqa: RUF012
 
     def __init__(self):
-        self.requests = []  # (method, path) in the order they came
+        self.requests = []  # (method, path), in order
         self.repos = {}  # by (kind, "owner/name")
-        self.faults = []  # what went wrong in here, which no test may pass over
-        self.cut_uploads = self.cut_downloads = self.stall = None
+        self.faults = []  # errors in this module, which fail the test
+        self.cut_uploads = self.cut_downloads = self.stall = self.status = None  # bytes, bytes, seconds, HTTP status
         self.tickets = {}
         self.lock = threading.Lock()
         self.closing = threading.Event()
@@ -562,10 +573,10 @@ class Hub:
     def __exit__(self, *_):
         self.close()
         if self.faults:
-            raise ExceptionGroup("the Hub itself failed", self.faults)
+            raise ExceptionGroup("the local Hub failed", self.faults)
 
     def close(self):
-        """Refuses further connections and ends those that are open."""
+        """Refuse new connections and end the open ones."""
         self.closing.set()
         self.server.shutdown()
         self.server.server_close()
@@ -574,25 +585,25 @@ class Hub:
                 connection.shutdown(socket.SHUT_RDWR)
             thread.join(5)
 
-    def be_alive(self):
-        """What comes once it is closing gets no answer, on connections that are still open too."""
+    def raise_if_closing(self):
+        """Requests get no answer while it is closing, on open connections, too."""
         if self.closing.is_set():
             raise ConnectionAbortedError("closed")
 
     def add(self, kind, repo_id, files, private=False):
-        """Puts a repo here without HTTP."""
+        """Add a repo without HTTP."""
         repo = self.repos[kind, repo_id] = Repo(kind, repo_id, private, "gradio" if kind == "space" else None)
         repo.commit("main", repo.files() | files, "add files")
         return repo
 
     def add_folder(self, folder, repo_id="alice/tiny", **options):
-        """Puts a model here without HTTP, as it lies in a folder."""
+        """Add a model without HTTP, from a folder."""
         return self.add(
             "model", repo_id, {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}, **options
         )
 
     def env(self, token=None, *, home):
-        """The environment of a process that shall know this Hub only, and nobody's token but the one given."""
+        """The environment of a process that uses only this Hub, with no other token."""
         env = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
         env |= {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
         env |= dict.fromkeys(["HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_UPDATE_CHECK"], "1")
@@ -600,5 +611,5 @@ class Hub:
 
 
 def empty(folder):
-    """Whether nothing was kept, nor anything half-fetched left behind."""
-    return not [path for path in folder.rglob("*") if path.is_file() or path.is_symlink() or path.name.startswith("fetching")]
+    """Whether a folder has no files, neither complete nor partial."""
+    return not [path for path in folder.rglob("*") if path.is_file() or path.is_symlink()]

@@ -1,494 +1,287 @@
-"""That the Hub on loopback answers the real client as the real Hub does."""
+"""`load("user/repo")` against a local Hub: downloading, the cache, and everything that can fail."""
 
-import hashlib
-import http.client
 import json
-import socket
-import subprocess
-import sys
+import logging
+import os
+import shutil
+import struct
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
-import httpx2
+import huggingface_hub
 import pytest
-from fake_hub import Hub
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, close_session, constants, file_download
-from huggingface_hub.errors import (
-    BadRequestError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils import _http
+import torch
+from huggingface_hub import constants
+from huggingface_hub.utils import logging as hub_logging
 
-# the client itself hands httpx2 a file as `data` when it uploads
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
+from gpt import CheckpointError, load
+from gpt.checkpoint import FILES, NEEDED, WEIGHTS, download
+from gpt.hub import HubError, NullProgress, RepoFiles, list_files
 
-CARD = b"---\nlicense: mit\nlibrary_name: transformers\ntags: [tiny]\n---\n# Tiny\n"
-WEIGHTS = bytes(range(256)) * 16
-FILES = {"README.md": CARD, "config.json": b"{}\n", "sub/model.safetensors": WEIGHTS, "empty.bin": b""}
+V1, V2 = WEIGHTS / "bigram-names", WEIGHTS / "ngram-names"
 
 
 @pytest.fixture
-def hub(monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # set in conftest.py, and looked at on each call
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    with Hub() as hub:
-        yield hub
-        close_session()
+def model(tmp_path):
+    """A copy of a weights folder, to be damaged."""
+    return Path(shutil.copytree(V1, tmp_path / "tiny"))
 
 
 @pytest.fixture
-def alice(hub):
-    return HfApi(hub.url, token=hub.WRITE)
+def no_waiting(monkeypatch):
+    """The seconds that the client would have waited between its retries."""
+    waits = []
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", waits.append)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waits.append)
+    return waits
 
 
-@pytest.fixture
-def waits(monkeypatch):
-    """How long the client would have waited between its tries."""
-    seconds = []
-    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=seconds.append))
-    monkeypatch.setattr(file_download, "time", SimpleNamespace(sleep=seconds.append))
-    return seconds
+def error_of(*args, **options) -> str:
+    """The message of `load`: one sentence."""
+    with pytest.raises(CheckpointError) as error:
+        load(*args, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
-def add(files):
-    return [CommitOperationAdd(path, data) for path, data in files.items()]
+def publish(hub, folder):
+    """Commit a folder as the newest version of alice/tiny."""
+    repo = hub.repos.get(("model", "alice/tiny")) or hub.add("model", "alice/tiny", {})
+    repo.commit("main", {path.name: path.read_bytes() for path in folder.iterdir()}, "publish")
+    return repo.branches["main"]
 
 
-def send(api, files=FILES, **options):
-    return api.create_commit("alice/tiny", add(files), commit_message="add", **options)
+def downloads(hub):
+    return [path for method, path in hub.requests if method == "GET" and "/resolve/" in path]
 
 
-def call(hub, method, path, body=None, token=None, **headers):
-    """A request that the real client would not send: status, headers and body of its answer."""
-    connection = http.client.HTTPConnection(hub.url.removeprefix("http://"), timeout=10)
-    try:
-        headers |= {"Authorization": f"Bearer {token}"} if token else {}
-        connection.request(method, path, json.dumps(body) if isinstance(body, dict | list) else body, headers)
-        answer = connection.getresponse()
-        return answer.status, answer.headers, answer.read()
-    finally:
-        connection.close()
+# The cache
 
 
-def test_round_trip(hub, alice, tmp_path):
-    url = alice.create_repo("alice/tiny")
-    assert (url, url.repo_id, url.repo_type) == (f"{hub.url}/alice/tiny", "alice/tiny", "model")
-    first = hub.repos["model", "alice/tiny"].branches["main"]
-    done = send(alice, parent_commit=first)
-    repo = hub.repos["model", "alice/tiny"]
-    assert repo.branches == {"main": done.oid}
-    assert repo.commits[done.oid].parent == first
-    assert (repo.commits[done.oid].title, repo.commits[first].parent) == ("add", None)
-    assert repo.files() == {".gitattributes": repo.files(first)[".gitattributes"], **FILES}
-
-    info = alice.model_info("alice/tiny", files_metadata=True)
-    assert (info.sha, info.private, info.card_data.license) == (done.oid, False, "mit")
-    assert {"tiny", "transformers", "license:mit"} <= set(info.tags)
-    siblings = {file.rfilename: file for file in info.siblings}
-    assert {path: file.size for path, file in siblings.items()} == {path: len(data) for path, data in repo.files().items()}
-    assert siblings["sub/model.safetensors"].lfs.sha256 == hashlib.sha256(WEIGHTS).hexdigest()
-    assert siblings["config.json"].lfs is None
-    assert siblings["config.json"].blob_id == "0967ef424bce6791893e9a57bb952f80fd536e93"  # git hash-object
-    assert alice.model_info("alice/tiny", expand=["sha"]).siblings is None
-
-    tree = {entry.path: entry for entry in alice.list_repo_tree("alice/tiny")}
-    assert set(tree) == {".gitattributes", "README.md", "config.json", "empty.bin", "sub"}
-    assert [entry.path for entry in alice.list_repo_tree("alice/tiny", "sub")] == ["sub/model.safetensors"]
-    assert set(alice.list_repo_files("alice/tiny")) == set(repo.files())
-    assert [entry.path for entry in alice.get_paths_info("alice/tiny", ["sub", "config.json", "no"])] == ["sub", "config.json"]
-
-    folder = alice.snapshot_download("alice/tiny", local_dir=tmp_path / "local", cache_dir=tmp_path / "cache")
-    assert folder == str(tmp_path / "local")
-    assert {path: (tmp_path / "local" / path).read_bytes() for path in FILES} == FILES
-    assert alice.hf_hub_download("alice/tiny", "config.json", cache_dir=tmp_path / "cache")
+def test_newer_commit_replaces_the_cached_one(hub):
+    publish(hub, V1)
+    assert load("alice/tiny").model.config.to_dict()["model_type"] == "bigram"
+    publish(hub, V2)
+    assert load("alice/tiny").model.config.to_dict()["model_type"] == "ngram"
 
 
-def test_an_unchanged_commit_adds_nothing(hub, alice):
-    alice.create_repo("alice/tiny")
-    done = send(alice)
+def test_cached_model_is_not_downloaded_again(hub):
+    publish(hub, V1)
+    load("alice/tiny")
     hub.requests.clear()
-    assert send(alice).oid == done.oid
-    assert not [path for method, path in hub.requests if method == "PUT" or "/commit/" in path]
-    same = {"key": "lfsFile", "value": {"path": "sub/model.safetensors", "algo": "sha256"}}
-    same["value"]["oid"] = hashlib.sha256(WEIGHTS).hexdigest()
-    assert json.loads(commit(hub, same)[2])["commitOid"] == done.oid
-    assert len(hub.repos["model", "alice/tiny"].commits) == 2
+    load("alice/tiny")
+    assert len(hub.requests) == 1  # which commit is it now?
+    assert downloads(hub) == []
 
 
-def test_what_is_deleted(hub, alice):
-    alice.create_repo("alice/tiny")
-    send(alice)
-    gone = [CommitOperationDelete("sub/"), CommitOperationDelete("empty.bin")]
-    alice.create_commit("alice/tiny", gone, commit_message="less")
-    assert set(hub.repos["model", "alice/tiny"].files()) == {".gitattributes", "README.md", "config.json"}
-    with pytest.raises(RemoteEntryNotFoundError, match="doesn't exist"):
-        alice.create_commit("alice/tiny", gone[1:], commit_message="less")
-
-
-def test_repos(hub, alice):
-    alice.create_repo("tiny", private=True)
-    assert alice.create_repo("alice/tiny", exist_ok=True) == f"{hub.url}/alice/tiny"
-    with pytest.raises(HfHubHTTPError, match="already created this model") as conflict:
-        alice.create_repo("alice/tiny")
-    assert conflict.value.response.json()["url"] == f"{hub.url}/alice/tiny"
-    assert hub.repos["model", "alice/tiny"].private
-
-    url = alice.create_repo("alice/tiny", repo_type="space", space_sdk="gradio")
-    assert (url, url.repo_type) == (f"{hub.url}/spaces/alice/tiny", "space")
-    space = hub.repos["space", "alice/tiny"]
-    assert (space.sdk, space.private, set(space.files())) == ("gradio", False, {".gitattributes", "README.md"})
-    page = b"---\ntitle: Tiny\nsdk: gradio\n---\n"
-    alice.create_commit("alice/tiny", add({"README.md": page}), commit_message="page", repo_type="space")
-    info = alice.space_info("alice/tiny")
-    assert (info.sdk, info.card_data.title) == ("gradio", "Tiny")
-    assert alice.whoami()["auth"]["accessToken"]["role"] == "write"
-
-
-def test_repos_that_are_deleted(hub, alice):
-    hub.add("model", "alice/tiny", FILES)
-    for token, error in [(False, RepositoryNotFoundError), (hub.READ, HfHubHTTPError), (hub.OTHER, HfHubHTTPError)]:
-        with pytest.raises(error):
-            HfApi(hub.url, token=token).delete_repo("alice/tiny")
-    assert hub.repos
-    alice.delete_repo("alice/tiny")
-    assert not hub.repos
-    with pytest.raises(RepositoryNotFoundError):
-        alice.delete_repo("alice/tiny")
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"name": "x", "type": "space"},
-        {"name": "x", "type": "space", "sdk": "qt"},
-        {"name": "x", "type": "bucket"},
-        {"name": "x", "visibility": "secret"},
-        {"name": ".x"},
-        {"name": "a--b"},
-        {"name": "x.git"},
-        {"name": "x" * 97},
-        {"name": ""},
-        {"name": 1},
-        {},
-        [],
-        b"{",
-    ],
-)
-def test_a_repo_that_cannot_be(hub, body):
-    assert call(hub, "POST", "/api/repos/create", body, hub.WRITE)[0] == 400
-    assert not hub.repos
-
-
-def test_who_may_write(hub):
-    repo = hub.add("model", "alice/tiny", FILES)
-    for token, status, error in [
-        (False, 401, RepositoryNotFoundError),
-        ("hf_wrong", 401, HfHubHTTPError),
-        (hub.READ, 403, HfHubHTTPError),
-        (hub.OTHER, 403, HfHubHTTPError),
-    ]:
-        api = HfApi(hub.url, token=token)
-        tries = [
-            lambda api: send(api, {"config.json": b"[]\n"}),
-            lambda api: api.create_branch("alice/tiny", branch="v1"),
-            lambda api: api.create_repo("alice/other"),
-        ]
-        for attempt in tries:
-            with pytest.raises(HfHubHTTPError) as refused:
-                attempt(api)
-            assert refused.value.response.status_code == status
-            assert refused.value.response.headers["X-Error-Message"]
-            assert type(refused.value) is (HfHubHTTPError if attempt is tries[-1] else error)
-        for path in ("/api/models/alice/tiny/commit/main", "/alice/tiny.git/info/lfs/objects/batch"):
-            assert call(hub, "POST", path, {}, token or None)[0] == status
-    with pytest.raises(HfHubHTTPError, match="Invalid user token"):
-        HfApi(hub.url, token="hf_wrong").whoami()
-    assert call(hub, "GET", "/api/whoami-v2")[0] == 401
-    assert len(repo.commits) == 2
-    assert set(repo.branches) == {"main"}
-    assert list(hub.repos) == [("model", "alice/tiny")]
-
-
-def test_who_may_see(hub, tmp_path):
-    hub.add("model", "alice/tiny", FILES, private=True)
-    hub.add("model", "alice/open", FILES)
-    for token, status in [(False, 401), (hub.OTHER, 404)]:
-        api = HfApi(hub.url, token=token)
-        assert api.model_info("alice/open").private is False
-        for repo in ("alice/tiny", "alice/none"):  # nobody else can tell these two apart
-            for attempt in (api.model_info, api.list_repo_files, lambda repo, api=api: api.hf_hub_download(repo, "config.json")):
-                with pytest.raises(RepositoryNotFoundError) as refused:
-                    attempt(repo)
-                assert refused.value.response.status_code == status
-                assert refused.value.response.headers["X-Error-Code"] == "RepoNotFound"
-    with pytest.raises(RepositoryNotFoundError):
-        send(HfApi(hub.url, token=hub.OTHER))
-    assert HfApi(hub.url, token=hub.READ).model_info("alice/tiny").private is True
-    assert HfApi(hub.url, token=hub.READ).hf_hub_download("alice/tiny", "config.json", cache_dir=tmp_path)
-    with pytest.raises(HfHubHTTPError, match="Invalid credentials"):
-        HfApi(hub.url, token="hf_wrong").model_info("alice/open")
-
-
-def test_branches(hub, alice):
-    repo = hub.add("model", "alice/tiny", FILES)
-    first, head = repo.commits
-    alice.create_branch("alice/tiny", branch="v1", revision=first)
-    alice.create_branch("alice/tiny", branch="dev/x")
-    done = send(alice, {"config.json": b"[]\n"}, revision="dev/x")
-    assert repo.branches == {"main": head, "v1": first, "dev/x": done.oid}
-    assert {b.name: b.target_commit for b in alice.list_repo_refs("alice/tiny").branches} == repo.branches
-    assert repo.files("dev/x")["config.json"] == b"[]\n"
-    assert alice.model_info("alice/tiny", revision="dev/x").sha == done.oid
-    assert alice.list_repo_files("alice/tiny", revision="v1") == [".gitattributes"]
-    alice.create_branch("alice/tiny", branch="v1", exist_ok=True)
-    alice.create_branch("alice/tiny", branch="gone/x")
-    alice.delete_branch("alice/tiny", branch="gone/x")
-    assert "gone/x" not in repo.branches
-    for branch in ("gone/x", "main"):
-        with pytest.raises(HfHubHTTPError):
-            alice.delete_branch("alice/tiny", branch=branch)
-    with pytest.raises(HfHubHTTPError, match="409"):
-        alice.create_branch("alice/tiny", branch="v1")
-    with pytest.raises(BadRequestError):
-        alice.create_branch("alice/tiny", branch="refs/pr/5")
-    with pytest.raises(RevisionNotFoundError):
-        alice.create_branch("alice/tiny", branch="v2", revision="none")
-    with pytest.raises(RevisionNotFoundError):
-        send(alice, revision="none")
-    assert call(hub, "POST", "/api/models/alice/tiny/commit/none", b"", hub.WRITE)[0] == 404
-    with pytest.raises(RevisionNotFoundError):
-        send(alice, revision=first)  # a commit is no branch
-
-
-def test_a_parent_that_is_not_the_head(hub, alice):
-    repo = hub.add("model", "alice/tiny", FILES)
-    first, head = repo.commits
-    for parent in (first, "0" * 40):
-        with pytest.raises(HfHubHTTPError, match="A commit has happened since") as late:
-            send(alice, {"config.json": b"[]\n"}, parent_commit=parent)
-        assert late.value.response.status_code == 412
-    assert repo.branches["main"] == head
-    send(alice, {"config.json": b"[]\n"}, parent_commit=head[:7])
-    assert repo.files()["config.json"] == b"[]\n"
-
-
-def commit(hub, *lines, header=("header", {"summary": "x"}), branch="main", kind="application/x-ndjson"):
-    lines = [{"key": header[0], "value": header[1]}, *lines]
-    body = b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines)
-    return call(hub, "POST", f"/api/models/alice/tiny/commit/{branch}", body, hub.WRITE, **{"Content-Type": kind})
-
-
-def line(key, path, **value):
-    return {"key": key, "value": {"path": path, **value}}
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        [line("lfsFile", "a.bin", algo="sha256", oid="0" * 64, size=1)],  # never uploaded
-        [line("lfsFile", "a.bin", algo="sha256", oid=hashlib.sha256(WEIGHTS).hexdigest(), size=1)],
-        [line("lfsFile", "a.bin", algo="md5", oid=hashlib.sha256(WEIGHTS).hexdigest())],
-        [line("file", "a.txt", content="not base64!")],
-        [line("file", "a.safetensors", content="AAAA")],  # must go by LFS
-        [line("file", "README.md", content="LS0tCmxpY2Vuc2U6IFsKLS0tCg==")],  # license: [
-        [line("file", "../a.txt", content="")],
-        [line("file", "/a.txt", content="")],
-        [line("file", ".git/config", content="")],
-        [line("file", "a.txt")],
-        [line("rename", "a.txt")],
-        [{"key": "file"}],
-        [b"{"],
-        [b"[]"],
-    ],
-)
-def test_a_commit_that_cannot_be(hub, lines):
-    repo = hub.add("model", "alice/tiny", FILES)
-    status, headers, body = commit(hub, *lines)
-    assert status == 400
-    assert headers["X-Error-Message"]
-    assert json.loads(body)["error"]
-    assert len(repo.commits) == 2
-
-
-def test_a_commit_needs_a_header(hub):
-    hub.add("model", "alice/tiny", FILES)
-    for wrong in [{"header": ("file", {})}, {"header": ("header", {"summary": ""})}, {"kind": "application/json"}]:
-        assert commit(hub, **wrong)[0] == 400
-    assert call(hub, "POST", "/api/models/alice/tiny/commit/main?create_pr=1", b"", hub.WRITE)[0] == 404
-
-
-def test_uploads_that_are_not_what_was_announced(hub):
-    repo = hub.add("model", "alice/tiny", {})
-    oid = hashlib.sha256(WEIGHTS).hexdigest()
-
-    def batch(size, operation="upload"):
-        asked = {"operation": operation, "objects": [{"oid": oid, "size": size}]}
-        status, _, body = call(hub, "POST", "/alice/tiny.git/info/lfs/objects/batch", asked, hub.WRITE)
-        return status, json.loads(body)
-
-    path = batch(len(WEIGHTS))[1]["objects"][0]["actions"]["upload"]["href"].removeprefix(hub.url)
-    assert call(hub, "PUT", path, WEIGHTS[:-1])[0] == 400
-    assert call(hub, "PUT", path, WEIGHTS[:-1] + b"x")[0] == 400
-    small = batch(1)[1]["objects"][0]["actions"]["upload"]["href"].removeprefix(hub.url)
-    assert call(hub, "PUT", small, WEIGHTS)[0] == 400
-    assert call(hub, "PUT", "/lfs/guessed", WEIGHTS)[0] == 403
-    assert not repo.objects
-    assert batch(1, "download")[0] == 422
-    assert call(hub, "PUT", path, iter([WEIGHTS[:1000], WEIGHTS[1000:]]))[0] == 200  # chunked
-    assert repo.objects == {oid: WEIGHTS}
-    assert batch(len(WEIGHTS))[1]["objects"] == [{"oid": oid, "size": len(WEIGHTS)}]
-
-
-def test_what_is_read(hub, alice, tmp_path):
-    head = hub.add("model", "alice/tiny", FILES).branches["main"]
-    with pytest.raises(RemoteEntryNotFoundError) as missing:
-        alice.hf_hub_download("alice/tiny", "none.json", cache_dir=tmp_path)
-    assert missing.value.response.headers["X-Repo-Commit"] == head
-    with pytest.raises(RemoteEntryNotFoundError):
-        list(alice.list_repo_tree("alice/tiny", "none"))
-    for attempt in (
-        alice.model_info,
-        alice.list_repo_files,
-        lambda repo, revision: alice.get_paths_info(repo, "x", revision=revision),
-    ):
-        with pytest.raises(RevisionNotFoundError):
-            attempt("alice/tiny", revision="none")
-    with pytest.raises(RevisionNotFoundError):
-        alice.hf_hub_download("alice/tiny", "config.json", revision="0" * 40, cache_dir=tmp_path)
-    with pytest.raises(BadRequestError):
-        alice.model_info("alice/tiny", expand=["widgetData"])
-
-    path = "/alice/tiny/resolve/main/sub/model.safetensors"
-    status, headers, body = call(hub, "HEAD", path)
-    assert (status, body, headers["Content-Length"], headers["X-Linked-Size"]) == (200, b"", "4096", "4096")
-    assert headers["ETag"] == headers["X-Linked-Etag"] == f'"{hashlib.sha256(WEIGHTS).hexdigest()}"'
-    for asked, part in [("0-9", WEIGHTS[:10]), ("4000-", WEIGHTS[4000:]), ("-7", WEIGHTS[-7:]), ("4090-9999", WEIGHTS[4090:])]:
-        status, headers, body = call(hub, "GET", path, Range=f"bytes={asked}")
-        start = WEIGHTS.rindex(part)
-        assert (status, body) == (206, part)
-        assert asked == "0-9" or headers["Content-Range"] == f"bytes {start}-{start + len(part) - 1}/4096"
-    assert call(hub, "GET", path, Range="bytes=4096-")[0] == 416
-    assert call(hub, "GET", path, Range="lines=1-2")[2] == WEIGHTS
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("GET", "/", 404),
-        ("GET", "/api/none", 404),
-        ("GET", "/api/kernels/alice/tiny", 404),
-        ("GET", "/api/models/alice/tiny/none", 404),
-        ("POST", "/api/models/alice/tiny", 404),
-        ("PUT", "/api/models/alice/tiny/settings", 404),
-        ("DELETE", "/api/models/alice/tiny", 404),
-        ("GET", "/buckets/alice/tiny/resolve/main/config.json", 404),
-        ("GET", "/alice/tiny/resolve/main", 404),
-        ("GET", "/api/models/tiny", 404),
-        ("POST", "/api/models/alice/tiny/preupload/main", 400),
-    ],
-)
-def test_what_it_does_not_know(hub, method, path, status):
-    hub.add("model", "alice/tiny", FILES)
-    assert call(hub, method, path, {} if method == "POST" else None, hub.WRITE)[0] == status
-
-
-def test_cards(hub, alice):
-    repo = hub.add("model", "alice/tiny", FILES)
-    for card in [b"license: [", b"license: 3", b"license: [mit, 3]", b"license:", b"- a\n- b", b"date: 2026-13-45"]:
-        with pytest.raises(ValueError, match="Invalid metadata"):
-            send(alice, {"README.md": b"---\n" + card + b"\n---\n"})
-    for card in [b"colorFrom: mauve", b"sdk: qt", b"short_description: " + b"x" * 61]:
-        status, _, body = call(
-            hub, "POST", "/api/validate-yaml", {"repoType": "space", "content": f"---\n{card.decode()}\n---\n"}
-        )
-        assert (status, len(json.loads(body)["errors"])) == (400, 1)
-    assert len(repo.commits) == 2
-    with pytest.warns(UserWarning, match="empty or missing yaml metadata"):
-        send(alice, {"README.md": b"# Tiny\n"})
-    assert alice.model_info("alice/tiny").card_data is None
-
-
-def test_a_cut_upload_is_tried_again(hub, alice, waits):
-    repo = hub.add("model", "alice/tiny", {})
-    hub.cut_uploads = 1000
-    with pytest.raises(RuntimeError, match=r"Error while uploading 'sub/model.safetensors'"):
-        send(alice)
-    assert waits == [1, 2, 4, 8, 8]
-    assert len([path for method, path in hub.requests if method == "PUT"]) == 6
-    assert not repo.objects
-    assert len(repo.commits) == 1
-    hub.cut_uploads = len(WEIGHTS)
-    send(alice)
-    assert repo.files()["sub/model.safetensors"] == WEIGHTS
-
-
-def test_a_cut_download_is_resumed(hub, alice, waits, monkeypatch, tmp_path):
-    hub.add("model", "alice/tiny", FILES)
-    hub.cut_downloads = 1500
-    with pytest.raises(httpx2.RemoteProtocolError):
-        alice.hf_hub_download("alice/tiny", "sub/model.safetensors", cache_dir=tmp_path)
-    assert waits == [1] * 5  # it keeps nothing of a part smaller than this
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 500)
+@pytest.mark.parametrize("outage", ["no connection", "HF_HUB_OFFLINE", "no answer", "503", "local_files_only"])
+def test_cache_is_used_without_the_hub(hub, outage, monkeypatch):
+    publish(hub, V1)
+    load("alice/tiny")
+    publish(hub, V2)
     hub.requests.clear()
-    path = alice.hf_hub_download("alice/tiny", "sub/model.safetensors", cache_dir=tmp_path)
-    assert Path(path).read_bytes() == WEIGHTS
-    assert [method for method, _ in hub.requests] == ["HEAD", "GET", "GET", "GET"]
-    hub.cut_downloads = 0
-    with pytest.raises(httpx2.RemoteProtocolError):
-        alice.hf_hub_download("alice/tiny", "config.json", cache_dir=tmp_path)
-
-
-def test_a_slow_hub_and_one_that_is_gone(hub, alice, waits, tmp_path):
-    hub.add("model", "alice/tiny", FILES)
-    hub.stall = 0.2
+    if outage == "no connection":
+        hub.close()
+    elif outage == "HF_HUB_OFFLINE":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    elif outage == "no answer":
+        monkeypatch.setattr("gpt.hub.READ_TIMEOUT_S", 0.2)
+        hub.stall = 5
+    elif outage == "503":
+        hub.status = 503
     start = time.monotonic()
-    alice.model_info("alice/tiny")
-    assert time.monotonic() - start >= 0.2
-    hub.stall = 60
-    with pytest.raises(httpx2.ReadTimeout):
-        alice.model_info("alice/tiny", timeout=0.2)
+    lm = load("alice/tiny", local_files_only=outage == "local_files_only")
+    assert lm.model.config.to_dict()["model_type"] == "bigram"
+    assert time.monotonic() - start < 4
+    assert len(hub.requests) == (outage in ("no answer", "503"))
+
+
+def test_pinned_commit_makes_no_request(hub):
+    first = publish(hub, V1)
+    publish(hub, V2)
+    assert load("alice/tiny", first).model.config.to_dict()["model_type"] == "bigram"
+    hub.requests.clear()
+    assert load("alice/tiny", first).model.config.to_dict()["model_type"] == "bigram"
+    assert hub.requests == []
+
+
+def test_local_files_only_makes_no_request(hub):
+    publish(hub, V1)
+    assert "alice/tiny is not in the cache" in error_of("alice/tiny", local_files_only=True)
+    assert hub.requests == []
+
+
+def test_branch_is_opened(hub):
+    publish(hub, V1)
+    repo = hub.repos["model", "alice/tiny"]
+    repo.commit("v2/wide", {path.name: path.read_bytes() for path in V2.iterdir()}, "publish")
+    assert load("alice/tiny", "v2/wide").model.config.to_dict()["model_type"] == "ngram"
+    assert load("alice/tiny").model.config.to_dict()["model_type"] == "bigram"
+
+
+def test_damaged_cache_says_how_to_repair_it(hub):
+    publish(hub, V1)
+    load("alice/tiny")
+    (weights,) = Path(constants.HF_HUB_CACHE).glob("*/snapshots/*/model.safetensors")
+    os.truncate(weights, 100)
+    assert "remove it with `hf cache rm model/alice/tiny`" in error_of("alice/tiny")
+
+
+def test_interrupted_download_is_not_opened_as_a_whole(hub, no_waiting):
+    publish(hub, V1)
+    hub.cut_downloads = 500
+    error_of("alice/tiny")
+    assert "is not in the cache" in error_of("alice/tiny", local_files_only=True)
+    hub.cut_downloads = None
+    assert load("alice/tiny").num_parameters > 0
+    assert load("alice/tiny", local_files_only=True).num_parameters > 0
+
+
+def test_list_files_resolves_a_revision_in_one_request(hub):
+    commit = publish(hub, V1)
+    files = list_files("alice/tiny", token=False)
+    assert files == RepoFiles(commit, {path.name: path.stat().st_size for path in V1.iterdir()})
+    assert len(hub.requests) == 1
+
+
+def test_other_cache_leaves_no_file_behind(hub, tmp_path):
+    commit = publish(hub, V1)
+    folder = download("alice/tiny", commit, tmp_path / "temporary", NullProgress, token=False)
+    assert folder.name == commit
+    assert {path.name for path in folder.iterdir()} == set(FILES)
+    assert not Path(constants.HF_HUB_CACHE).exists()
+
+
+# A library changes nothing of the process
+
+
+def test_load_leaves_the_client_and_its_verbosity_alone(hub):
+    publish(hub, V1)
+    hub_logging.set_verbosity_warning()
+    session, level = huggingface_hub.get_session(), logging.getLogger("huggingface_hub").level
+    load("alice/tiny")
+    error_of("alice/none")
+    assert huggingface_hub.get_session() is session
+    assert logging.getLogger("huggingface_hub").level == level
+
+
+def test_folder_and_shipped_name_make_no_request(hub):
+    load("bigram-shakespeare")
+    load(V1)
+    error_of("no-such-model")
+    assert hub.requests == []
+
+
+def test_folder_that_does_not_exist_makes_no_request(hub, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "there is no folder 'runs/nothing'" in error_of("runs/nothing")
+    assert hub.requests == []
+    assert "runs/nothing is not on the Hub" in error_of("runs/nothing", "main")  # a revision means the Hub
+
+
+def test_installation_without_weights_opens_hub_models(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("gpt.checkpoint.WEIGHTS", tmp_path / "none")
+    publish(hub, V1)
+    assert load("alice/tiny").num_parameters > 0
+
+
+# What cannot be opened
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["alice/none"], "alice/none is not on the Hub, or is private; check its name, or log in with `hf auth login`"),
+        (["alice/secret"], "alice/secret is not on the Hub, or is private; "),
+        (["alice/tiny", "v9"], "alice/tiny has no revision 'v9' on the Hub; "),
+        (["alice/tiny", "0" * 40], f"alice/tiny has no revision '{'0' * 40}' on the Hub; "),
+        (["alice/a--b"], "alice/a--b cannot be a Hub id; "),
+    ],
+)
+def test_missing_repository_or_revision_is_named(hub, args, message):
+    publish(hub, V1)
+    hub.add_folder(V1, "alice/secret", private=True)
+    assert error_of(*args).startswith(message)
+
+
+def test_token_opens_a_private_model(hub, monkeypatch):
+    hub.add_folder(V1, "alice/secret", private=True)
+    monkeypatch.setenv("HF_TOKEN", hub.OTHER)
+    assert "is not on the Hub, or is private" in error_of("alice/secret")
+    monkeypatch.setenv("HF_TOKEN", "hf_unknown")
+    assert "the Hub does not know this token" in error_of("alice/secret")
+    monkeypatch.setenv("HF_TOKEN", hub.READ)
+    assert load("alice/secret").num_parameters > 0
+    with pytest.raises(HubError, match="is private"):
+        list_files("alice/secret", token=False)
+
+
+def test_unreachable_hub_fails_at_once(hub, monkeypatch):
     hub.close()
-    with pytest.raises(httpx2.ConnectError):
-        alice.model_info("alice/tiny")
-    assert waits == []
-    with pytest.raises(LocalEntryNotFoundError):
-        alice.hf_hub_download("alice/tiny", "config.json", cache_dir=tmp_path)
-    assert waits == [1, 2, 4, 8, 8]
-    assert not hub.server.threads
+    start = time.monotonic()
+    assert "127.0.0.1 cannot be reached" in error_of("alice/tiny")
+    assert time.monotonic() - start < 5  # the library's download would retry for 23 s
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set" in error_of("alice/tiny")
 
 
-def test_a_fault_of_its_own_is_not_passed_over(capfd):
-    hub = Hub().__enter__()
-    hub.add("model", "alice/tiny", FILES).branches = None
-    assert call(hub, "GET", "/api/models/alice/tiny")[0] == 501
-    with pytest.raises(ExceptionGroup, match="the Hub itself failed"):
-        hub.__exit__()
-    with Hub() as hub:  # a client that leaves is no fault
-        with socket.create_connection(("127.0.0.1", hub.server.server_port)) as client:
-            client.sendall(b"PUT /lfs/x HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc")
-        call(hub, "GET", "/")
-    assert capfd.readouterr() == ("", "")
+def test_hub_that_stops_while_it_sends_is_one_sentence(hub, no_waiting):
+    publish(hub, V1)
+    for size in (500, 0):
+        hub.cut_downloads = size
+        assert "127.0.0.1 cannot be reached, or closed the connection" in error_of("alice/tiny")
 
 
-def test_a_process_of_its_own(hub, tmp_path):
-    hub.add("model", "alice/tiny", FILES, private=True)
-    script = """if 1:
-        import huggingface_hub
-        print(huggingface_hub.whoami()["name"], huggingface_hub.create_repo("new"))
-        print(huggingface_hub.snapshot_download("alice/tiny"))
-        huggingface_hub.upload_folder(repo_id="alice/new", folder_path="up")
-    """
-    (tmp_path / "up").mkdir()
-    (tmp_path / "up" / "model.safetensors").write_bytes(WEIGHTS)
-    env = hub.env(hub.WRITE, home=tmp_path / "home")
-    done = subprocess.run([sys.executable, "-c", script], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == f"alice {hub.url}/alice/new"
-    assert done.stdout.splitlines()[1].startswith(str(tmp_path / "home" / "hub"))
-    assert hub.repos["model", "alice/new"].files()["model.safetensors"] == WEIGHTS
-    assert "HF_TOKEN" not in hub.env(home=tmp_path)
+def test_cache_that_cannot_be_written_is_one_sentence(hub, monkeypatch, tmp_path):
+    publish(hub, V1)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
+    assert "alice/tiny cannot be stored (" in error_of("alice/tiny")
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_file_that_is_missing_on_the_hub_is_named(hub, model, name):
+    (model / name).unlink()
+    torch.save({"logits": torch.zeros(1)}, model / "pytorch_model.bin")  # a pickle is never downloaded
+    publish(hub, model)
+    assert f"alice/tiny/{name} is missing" in error_of("alice/tiny")
+    assert not [path for path in downloads(hub) if path.endswith(".bin")]
+
+
+def flip_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 4
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "truncated": (lambda f: os.truncate(f / "model.safetensors", 2_000), "it is truncated, or not a safetensors file"),
+    "flipped bit": (lambda f: flip_bit(f / "model.safetensors"), "its content does not match its own sha256"),
+    "header of terabytes": (
+        lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 2**43) + bytes(100)),
+        "it is truncated, or not a safetensors file",
+    ),
+    "pickle": (lambda f: torch.save({}, f / "model.safetensors"), "it is truncated, or not a safetensors file"),
+    "no json": (lambda f: (f / "config.json").write_text("{"), "it is not JSON"),
+    "unknown family": (lambda f: (f / "config.json").write_text('{"model_type": "llama"}'), "its model_type is 'llama'"),
+    "other size": (
+        lambda f: (f / "config.json").write_text(json.dumps({"model_type": "bigram", "vocab_size": 28})),
+        "it has 27 tokens, config.json says 28",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_model_on_the_hub_is_refused(hub, model, tmp_path, damage):
+    spoil, message = DAMAGE[damage]
+    spoil(model)
+    publish(hub, model)
+    for _ in range(2):  # it is refused from the cache, too
+        error = error_of("alice/tiny")
+        assert message in error
+        assert str(tmp_path) not in error
+    has_weights = any(path.endswith("model.safetensors") for path in downloads(hub))
+    assert has_weights == (damage not in ("no json", "unknown family", "other size"))  # the weights are downloaded last
+    publish(hub, V1)
+    assert load("alice/tiny").num_parameters > 0

@@ -1,4 +1,4 @@
-"""A weights folder -> the Hub: checked, with its card, in one commit; and the page as a Space that opens it."""
+"""Publish a weights folder on the Hub, checked and with its card, in one commit; and the page as a Space that opens it."""
 
 import json
 import math
@@ -12,25 +12,42 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard, errors
 
-from gpt import CheckpointError, load
-from gpt.checkpoint import FILES, HUB_ID, NEEDED, WEIGHTS, names
-from gpt.hub import LOG_IN, HubError, api, translate_hub_errors
-from train.card import PROJECT, card
+from gpt import CheckpointError
+from gpt.checkpoint import FILES, HUB_ID, NEEDED, WEIGHTS, names, open_folder
+from gpt.hub import LOG_IN, HubError, translate_hub_errors
+from train.card import PROJECT, render_card
+from train.evaluate import fingerprint
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ("app.py", "LICENSE", "gpt/*.py", "gpt/*.c", "ui/*.py")  # what a Space runs, beside the weights
-TORCH = "torch>=2.8,<2.12  # ZeroGPU has these\n"
-HARDWARE: Any = "zero-a10g"  # what free accounts get; the owner may change it in the Space's settings
-TOLERANCE = 1e-3  # nats; another processor or PyTorch rounds otherwise, by about 1e-5
+SPACE_FILES = (  # what a Space runs, apart from the weights
+    "app.py",
+    "LICENSE",
+    "gpt/**/*.py",
+    "gpt/**/*.c",
+    "ui/**/*.py",
+    "ui/static/**/*.*",
+    "ui/lessons/*.md",
+)
+SPACE_FOLDERS = re.compile(r"(gpt|ui|train|weights)/")  # where files of an older page are deleted
+TORCH = "torch>=2.8,<2.12  # the versions that ZeroGPU supports\n"
+HARDWARE: Any = "zero-a10g"  # what free accounts get; the owner may change it in the settings of the Space
+TOLERANCE_NATS = 1e-3  # between processors and versions of PyTorch, results differ by about 1e-5
 
-Files = dict[str, Path | bytes]  # by path in the repo
+Files = dict[str, Path | bytes]  # by path in the repository
 
 
-def checked(folder: Path, repo: str, aside: Path) -> Files:
-    """The files of a weights folder as they are published, copied `aside` and checked there, so that what is sent is
-    what was checked.
+def stage_files(folder: Path, repo: str, staging_dir: Path) -> Files:
+    """Copy the files of a weights folder and check the copy, which is what is sent.
 
-    The copy is opened, and one forward pass is compared with what the training run got. Raises CheckpointError.
+    The copy is opened, and the fingerprint of its weights is compared with that in training.json.
+
+    Args:
+        folder: The weights folder of a finished or running training.
+        repo: The Hub id, for the card.
+        staging_dir: An empty folder.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged, or the weights are not those that training.json describes.
     """
     needed = (*NEEDED, "tokenizer_config.json", "generation_config.json", "training.json")
     for name in needed:
@@ -38,132 +55,156 @@ def checked(folder: Path, repo: str, aside: Path) -> Files:
             raise CheckpointError(f"{folder / name} is missing; publish a folder that `python -m train run` wrote")
     for name in (*needed, "loss_curve.svg"):
         if (folder / name).is_file():
-            shutil.copyfile(folder / name, aside / name)
-    lm = load(aside)
+            shutil.copyfile(folder / name, staging_dir / name)
+    lm = open_folder(staging_dir, folder.resolve().name, str(folder))
     try:
-        facts = json.loads((aside / "training.json").read_text(encoding="utf-8"))
-        nats = lm.score(facts["check"]["text"]).nats
-        same = len(nats) == len(facts["check"]["nats"]) and all(
-            math.isclose(mine, theirs, abs_tol=TOLERANCE) for mine, theirs in zip(nats, facts["check"]["nats"], strict=True)
+        facts = json.loads((staging_dir / "training.json").read_text(encoding="utf-8"))
+        nll, expected = fingerprint(lm, facts["check"]["text"]), facts["check"]["nll"]
+        is_same = len(nll) == len(expected) and all(
+            math.isclose(a, b, abs_tol=TOLERANCE_NATS) for a, b in zip(nll, expected, strict=True)
         )
-        (aside / "README.md").write_text(card(facts, repo), encoding="utf-8")
-    except (ValueError, LookupError, TypeError, AttributeError):
+        (staging_dir / "README.md").write_text(render_card(facts, repo), encoding="utf-8")
+    except (ValueError, LookupError, TypeError, AttributeError):  # JSON with anything in it
         raise CheckpointError(f"{folder / 'training.json'} is damaged, or of an older version; train the model again") from None
-    if not same:
+    if not is_same:
         raise CheckpointError(
-            f"{folder} does not compute what its training run wrote down; it is damaged, or still being written: train it again"
+            f"the weights in {folder} are not those in its training.json; train it again, unless a run is writing there now"
         )
-    return {path.name: path for path in sorted(aside.iterdir())}
+    return {path.name: path for path in sorted(staging_dir.iterdir())}
 
 
 def space_files(folder: Path, repo: str, commit: str) -> Files:
-    """What the page needs as a Space, and no more: its code, the shipped models, and the published one by its commit.
+    """The files of a Space: the page, the models under weights/, and a reference to the published model.
 
-    The published model is fetched when the Space is built; if it is one of the shipped, it does not lie there twice.
+    The published model is downloaded when the Space is built. If it is one of those under weights/, it is left out there.
+
+    Args:
+        folder: The weights folder that was published.
+        repo: Its Hub id.
+        commit: Its commit, which the page opens.
     """
-    files: Files = {p.relative_to(ROOT).as_posix(): p for pattern in PAGE for p in sorted(ROOT.glob(pattern))}
+    files: Files = {p.relative_to(ROOT).as_posix(): p for pattern in SPACE_FILES for p in sorted(ROOT.glob(pattern))}
     for name in names():
         if WEIGHTS / name != folder.resolve():
             files |= {f"weights/{name}/{file}": path for file in FILES if (path := WEIGHTS / name / file).is_file()}
     files["weights/hub.json"] = json.dumps({repo: commit}).encode()
     requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     files["requirements.txt"] = re.sub(r"^torch\b.*\n", TORCH, requirements, flags=re.MULTILINE).encode()
-    front = SpaceCard.load(ROOT / "README.md").data  # the project's own front matter
-    front.models = [repo]
-    front.preload_from_hub = [f"{repo} {','.join(FILES)} {commit}"]
-    about = f"# {front.title}\n\n{front.short_description}. The page of {PROJECT}, with the model [{repo}]"
-    files["README.md"] = f"---\n{front.to_yaml()}\n---\n\n{about}(https://huggingface.co/{repo}).\n".encode()
+    front_matter = SpaceCard.load(ROOT / "README.md").data
+    front_matter.models = [repo]
+    front_matter.preload_from_hub = [f"{repo} {','.join(FILES)} {commit}"]
+    about = f"# {front_matter.title}\n\n{front_matter.short_description}. The page of {PROJECT}, with the model [{repo}]"
+    files["README.md"] = f"---\n{front_matter.to_yaml()}\n---\n\n{about}(https://huggingface.co/{repo}).\n".encode()
     return files
 
 
 def publish(
     folder: Path, repo: str, space: str | None = None, private: bool = False, branch: str = "main", dry_run: bool = False
 ) -> Iterator[str]:
-    """Upload a weights folder, and with `space` the page; yields what was done, a sentence at a time.
+    """Upload a weights folder, and the page as a Space.
 
-    Raises CheckpointError if the folder is not whole, HubError if the Hub cannot or will not; then nothing has changed
-    there, but that the model may be published and the Space not.
+    Args:
+        folder: The weights folder.
+        repo: The Hub id of the model; created if it does not exist.
+        space: The Hub id of the Space, or None for no Space.
+        private: Create the model as private.
+        branch: The branch of the model; created if it does not exist.
+        dry_run: Check everything and list the files, but send nothing.
+
+    Yields:
+        What was done, a sentence at a time.
+
+    Raises:
+        CheckpointError: If the folder cannot be published.
+        HubError: If the Hub refuses or cannot be reached. Then nothing has changed there, except that the model may be
+            published and the Space not.
     """
     for name in filter(None, (repo, space)):
         if not HUB_ID.fullmatch(name):
             raise HubError(f"{name!r} cannot be a Hub id; give one like user/name")
     if space and private:
-        raise HubError("a Space opens public models alone; leave out --private or --space")
-    with TemporaryDirectory() as aside:
-        files = checked(folder, repo, Path(aside))
-        yield f"{folder} is whole, and computes what its training run did."
+        raise HubError("a Space can only open a public model; leave out --private or --space")
+    with TemporaryDirectory() as staging_dir:
+        files = stage_files(folder, repo, Path(staging_dir))
+        yield f"{folder} is complete, and its weights are those of its training run."
         if dry_run:
-            yield listing(f"model {repo}", files)
+            yield format_listing(f"model {repo}", files)
             if space:
-                yield listing(f"Space {space}", space_files(folder, repo, "0" * 40))
+                yield format_listing(f"Space {space}", space_files(folder, repo, "0" * 40))
             yield "This was a dry run: nothing was sent."
             return
-        hub = api()
+        api = HfApi()
         with translate_hub_errors(repo):
-            who = hub.whoami()
-            if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
-                raise HubError(f"the token of {who['name']} may only read; {LOG_IN} with one that may write")
-        with translate_hub_errors(repo):
-            found = _existing(hub, repo, "model")
-            if found and (private or space) and bool(found.private) != private:
-                now, then = ("private", "leave out --space") if found.private else ("public", "leave out --private")
-                raise HubError(f"{repo} is {now} on the Hub already; change that in its settings, or {then}")
+            user = api.whoami()
+            if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+                raise HubError(f"the token of {user['name']} can only read; {LOG_IN} with one that may write")
+            existing = _get_existing(api, repo, "model")
+            if existing and (private or space) and bool(existing.private) != private:
+                state, remedy = ("private", "leave out --space") if existing.private else ("public", "leave out --private")
+                raise HubError(f"{repo} is {state} on the Hub already; change that in its settings, or {remedy}")
         if space:
             with translate_hub_errors(space):
-                page = _existing(hub, space, "space")
-        commit, told = _upload(hub, repo, "model", files, branch, private, new=not found)
-        yield told
+                existing_space = _get_existing(api, space, "space")
+        commit, message = _upload(api, repo, "model", files, branch, private, is_new=not existing)
+        yield message
         if space:
-            yield _upload(hub, space, "space", space_files(folder, repo, commit), "main", private, new=not page)[1]
+            page = space_files(folder, repo, commit)
+            yield _upload(api, space, "space", page, "main", private, is_new=not existing_space)[1]
 
 
-def listing(title: str, files: Files) -> str:
+def format_listing(title: str, files: Files) -> str:
+    """The paths and sizes of files, one a line."""
     sizes = {name: len(f) if isinstance(f, bytes) else f.stat().st_size for name, f in files.items()}
     lines = [f"  {size:>12,}  {name}" for name, size in sizes.items()]
     return "\n".join([f"{title}: {len(sizes)} files, {sum(sizes.values()):,} bytes", *lines])
 
 
-def _existing(hub: HfApi, repo: str, kind: str) -> Any:
-    """What the Hub knows of a repo, None if there is none. Raises HubError if it holds something else."""
+def _get_existing(api: HfApi, repo: str, repo_type: str) -> Any:
+    """What the Hub knows of a repository, or None if there is none. Raises HubError if it is not one of this project."""
     try:
-        found: Any = hub.repo_info(repo, repo_type=kind)
+        info: Any = api.repo_info(repo, repo_type=repo_type)
     except errors.RepositoryNotFoundError:
         return None
-    files = {file.rfilename for file in found.siblings or []} - {".gitattributes", "README.md"}
-    if files and PROJECT not in (found.tags or []):
-        raise HubError(f"{repo} on the Hub holds something else, which would be overwritten; give another name")
-    return found
+    files = {file.rfilename for file in info.siblings or []} - {".gitattributes", "README.md"}
+    if files and PROJECT not in (info.tags or []):
+        raise HubError(f"{repo} on the Hub has other content, which would be overwritten; give another name")
+    return info
 
 
-def _upload(hub: HfApi, repo: str, kind: str, files: Files, branch: str, private: bool, new: bool) -> tuple[str, str]:
-    """One commit with all the files, or none if all are there. Gives its id and a sentence; undoes what it began."""
-    address = f"{hub.endpoint}/{'spaces/' if kind == 'space' else ''}{repo}"
+def _upload(api: HfApi, repo: str, repo_type: str, files: Files, branch: str, private: bool, is_new: bool) -> tuple[str, str]:
+    """Make one commit with all files, or none if nothing has changed.
+
+    A repository or branch that was created for it is deleted again if it fails.
+
+    Returns:
+        The commit, and a sentence that says what was done.
+    """
+    url = f"{api.endpoint}/{'spaces/' if repo_type == 'space' else ''}{repo}"
     with translate_hub_errors(repo, branch), ExitStack() as undo:
-        if new:
-            options: dict[str, Any] = {"space_sdk": "gradio", "space_hardware": HARDWARE} if kind == "space" else {}
-            hub.create_repo(repo, repo_type=kind, private=private, **options)
-            undo.callback(hub.delete_repo, repo, repo_type=kind)
+        if is_new:
+            options: dict[str, Any] = {"space_sdk": "gradio", "space_hardware": HARDWARE} if repo_type == "space" else {}
+            api.create_repo(repo, repo_type=repo_type, private=private, **options)
+            undo.callback(api.delete_repo, repo, repo_type=repo_type)
         head: Any
         try:
-            head = hub.repo_info(repo, repo_type=kind, revision=branch)
+            head = api.repo_info(repo, repo_type=repo_type, revision=branch)
         except errors.RevisionNotFoundError:
-            hub.create_branch(repo, branch=branch, repo_type=kind)
-            undo.callback(hub.delete_branch, repo, branch=branch, repo_type=kind)
-            head = hub.repo_info(repo, repo_type=kind, revision=branch)
+            api.create_branch(repo, branch=branch, repo_type=repo_type)
+            undo.callback(api.delete_branch, repo, branch=branch, repo_type=repo_type)
+            head = api.repo_info(repo, repo_type=repo_type, revision=branch)
         operations: list[Any] = [CommitOperationAdd(name, content) for name, content in files.items()]
-        if kind == "space":  # else code of an older page would stay
-            there = {file.rfilename for file in head.siblings or []}
-            ours = re.compile(r"(gpt|ui|train|weights)/")
-            operations += [CommitOperationDelete(name) for name in sorted(there - files.keys()) if ours.match(name)]
-        commit = hub.create_commit(
+        if repo_type == "space":  # else modules of an older page would stay
+            old = {file.rfilename for file in head.siblings or []} - files.keys()
+            operations += [CommitOperationDelete(name) for name in sorted(old) if SPACE_FOLDERS.match(name)]
+        commit = api.create_commit(
             repo,
             operations,
             commit_message=f"Publish from {PROJECT}",
-            repo_type=kind,
+            repo_type=repo_type,
             revision=branch,
             parent_commit=head.sha,
         )
         undo.pop_all()
     if commit.oid == head.sha:
-        return commit.oid, f"{address} has all of this already: nothing was uploaded."
-    return commit.oid, f"{address} is published, at {commit.oid[:8]}."
+        return commit.oid, f"{url} is up to date: nothing was uploaded."
+    return commit.oid, f"{url} is published, at {commit.oid[:8]}."
