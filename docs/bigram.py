@@ -1,41 +1,50 @@
-"""A bigram from nothing but tensors: counted, then learned by gradient descent, which arrives at the same table.
+"""A bigram model of tensors only: counted, then trained by gradient descent, which arrives at the same table.
 
 python docs/bigram.py TEXT [STEPS]
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 import torch
 
-text = Path(sys.argv[1]).read_text(encoding="utf-8")
-steps = int(sys.argv[2]) if len(sys.argv) > 2 else 1_000
+parser = argparse.ArgumentParser(description="Fit a bigram model to a text, by counting and by gradient descent.")
+parser.add_argument("text", type=Path, help="a text file in UTF-8")
+parser.add_argument("steps", type=int, nargs="?", default=1_000, help="steps of gradient descent (default: %(default)s)")
+args = parser.parse_args()
+try:
+    text, steps = args.text.read_text(encoding="utf-8"), args.steps
+except (OSError, UnicodeDecodeError):
+    sys.exit(f"{args.text} cannot be read as a text in UTF-8; give another file")
+if len(text) < 2 or steps < 1:
+    sys.exit("a bigram needs a text of at least 2 characters and at least 1 step")
 characters = sorted(set(text))
 ids = torch.tensor([characters.index(c) for c in text])
 V = len(characters)
 
-# Counting: how often each character followed each, and a little for pairs that the text does not have.
+# Counting: how often each character follows each other one, plus 0.1 so that no pair is impossible.
 pairs = torch.bincount(ids[:-1] * V + ids[1:], minlength=V * V).view(V, V) + 0.1
 counted = pairs / pairs.sum(dim=1, keepdim=True)  # (V, V): row = last character, column = next
 
-# Learning: a table of logits, and small steps down the slope of what the text costs. A batch is all pairs at once.
+# Training: a table of logits and gradient descent on the loss. A batch is all pairs at once.
 logits = torch.zeros(V, V, requires_grad=True)
 for step in range(steps + 1):
     log_probs = logits - logits.exp().sum(dim=1, keepdim=True).log()
-    costs = -(counted * log_probs).sum(dim=1)  # (V,) mean cost after each character, in nats
+    nll = -(counted * log_probs).sum(dim=1)  # (V,) mean after each character, in nats
     if step % max(1, steps // 10) == 0:
-        print(f"step {step}: {(costs * pairs.sum(dim=1)).sum() / pairs.sum():.4f} nats a character")
-    (slope,) = torch.autograd.grad(costs.sum(), logits)
+        print(f"step {step}: {(nll * pairs.sum(dim=1)).sum() / pairs.sum():.4f} nats per character")
+    (grad,) = torch.autograd.grad(nll.sum(), logits)
     with torch.no_grad():
-        logits -= 8 * (1 - step / (steps + 1)) * slope
+        logits -= 8 * (1 - step / (steps + 1)) * grad  # a learning rate of 8, decayed to 0
 
-learned = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
+trained = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
 entropy = -(pairs / pairs.sum() * counted.log()).sum()
-print(f"counted: {entropy:.4f} nats a character; the tables differ by {(learned - counted).abs().max():.5f} at most")
+print(f"counted: {entropy:.4f} nats per character; the tables differ by {(trained - counted).abs().max():.5f} at most")
 
-# GenerationSession: after each character, draw the next from its row.
-generator, last, written = torch.Generator().manual_seed(1), characters.index("\n") if "\n" in characters else 0, ""
+# Generation: sample each character from the row of the one before it.
+generator, last, generated = torch.Generator().manual_seed(1), characters.index("\n") if "\n" in characters else 0, ""
 for _ in range(200):
-    last = int(torch.multinomial(learned[last].detach(), 1, generator=generator))
-    written += characters[last]
-print(written)
+    last = int(torch.multinomial(trained[last].detach(), 1, generator=generator))
+    generated += characters[last]
+print(generated)

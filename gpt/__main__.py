@@ -1,5 +1,7 @@
-"""`python -m gpt`: write from the command line. Prompt and text go to stdout, everything else to stderr.
-`python -m gpt export`: a model as a program of PyTorch alone."""
+"""The command line: `python -m gpt` generates text, `python -m gpt export` writes a model as a PyTorch program.
+
+The prompt and the generated text go to stdout, everything else to stderr.
+"""
 
 import argparse
 import os
@@ -10,65 +12,96 @@ from pathlib import Path
 from gpt.checkpoint import CheckpointError, load
 from gpt.generation import LanguageModel
 from gpt.sampling import SamplingParams
+from gpt.tokenizer import name_characters
 
 DEFAULTS = {field.name: field.default for field in fields(SamplingParams)}
+OPTIONS = {name: f"--{name.replace('_', '-')}" for name in DEFAULTS} | {"max_new_tokens": "--length"}
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m gpt", description="Write with a small language model, a token at a time.")
+    """The options of both commands."""
+    top = argparse.ArgumentParser(prog="python -m gpt", description="Generate text with a small language model.")
     top.add_argument(
         "--model",
         default="gpt-shakespeare",
-        help="a name under weights/, a folder, a Hub id like user/repo, or what `export` wrote (%(default)s)",
+        help="a name under weights/, a folder, a Hub id such as user/repo, or a .pt2 file (default: %(default)s)",
     )
     top.add_argument("--revision", help="branch, tag or commit of a Hub id")
-    top.add_argument("--prompt", default="", help="what to write on from; without one, a new line")
+    top.add_argument("--prompt", default="", help="the text to continue (default: a new document)")
     top.add_argument(
-        "--length",
+        OPTIONS["max_new_tokens"],
         type=int,
         dest="max_new_tokens",
         metavar="N",
-        help="tokens to write: characters, or pieces of words (%(default)s)",
+        help="number of tokens to generate: characters or pieces of words (default: %(default)s)",
     )
     top.add_argument(
-        "--temperature", type=float, metavar="X", help="0 = always the likeliest, 1 = as learned, 2 = wild (%(default)s)"
+        "--temperature",
+        type=float,
+        metavar="X",
+        help="0 always takes the likeliest token, 1 samples from the model's own distribution (default: %(default)s)",
     )
-    top.add_argument("--top-k", type=int, metavar="N", help="keep the k likeliest, 0 = all (%(default)s)")
-    top.add_argument("--top-p", type=float, metavar="X", help="keep the likeliest that hold p together, 1 = all (%(default)s)")
-    top.add_argument("--min-p", type=float, metavar="X", help="keep those at least p times the likeliest, 0 = all (%(default)s)")
+    top.add_argument("--top-k", type=int, metavar="N", help="keep the N likeliest tokens; 0 is off (default: %(default)s)")
     top.add_argument(
-        "--seed", type=int, metavar="N", help="the same seed writes the same text (default: a new one, told on stderr)"
+        "--top-p",
+        type=float,
+        metavar="X",
+        help="keep the likeliest tokens whose probabilities add up to X; 1 is off (default: %(default)s)",
+    )
+    top.add_argument(
+        "--min-p",
+        type=float,
+        metavar="X",
+        help="keep tokens at least X times as likely as the likeliest; 0 is off (default: %(default)s)",
+    )
+    top.add_argument(
+        "--seed", type=int, metavar="N", help="the same seed gives the same text (default: a new one, printed to stderr)"
     )
     top.set_defaults(**DEFAULTS)
 
-    commands = top.add_subparsers(dest="command", metavar="export", help="write a model as a program of PyTorch alone instead")
+    commands = top.add_subparsers(dest="command", metavar="export", help="write a model as a PyTorch program instead")
     to_file = commands.add_parser(
         "export",
-        description="Write a model as one file that runs with PyTorch alone. A .pt2 runs code when it is opened: "
-        "open only one that you made, or trust as you trust a program.",
+        description="Write a model as one file that needs only PyTorch. Opening a .pt2 file runs code in it: "
+        "open only files that you made or whose author you trust.",
     )
-    to_file.add_argument("folder", help="what to export: a folder, a name under weights/, or a Hub id like user/repo")
+    to_file.add_argument("folder", help="the model: a name under weights/, a folder, or a Hub id such as user/repo")
     to_file.add_argument("--out", required=True, type=Path, metavar="FILE.pt2", help="the file to write")
-    to_file.add_argument("--compile", action="store_true", help="as machine code for processors like this one: a minute or two")
+    to_file.add_argument(
+        "--compile", action="store_true", help="compile it to machine code for this kind of processor, in a minute or two"
+    )
     return top
 
 
-def opened(model: str, revision: str | None) -> LanguageModel:
+def open_model(model: str, revision: str | None) -> LanguageModel:
+    """Open a model or a .pt2 file. Raises ValueError or CheckpointError."""
     if model.endswith(".pt2") and not os.path.isdir(model):
         if revision is not None:
-            raise ValueError(f"{model} is a file and has no revision {revision!r}; leave it out")
-        from gpt.export import open_program  # slow to import, like all of torch.export
+            raise ValueError(f"--revision is {revision!r}, but {model} is a file; leave the option out")
+        from gpt.export import open_program  # torch.export is slow to import
 
         return open_program(model)
     return load(model, revision)
 
 
-def write(args: argparse.Namespace) -> None:
-    params = SamplingParams(**{name: getattr(args, name) for name in DEFAULTS}).seeded()
-    lm = opened(args.model, args.revision)
-    unknown_chars = lm.tokenizer.encode(args.prompt).unknown_chars
-    if unknown_chars:
-        print(f"{lm.name} never saw {' '.join(map(repr, unknown_chars))}; left out", file=sys.stderr)
+def sampling_params(args: argparse.Namespace) -> SamplingParams:
+    """The sampling parameters with a seed. Raises ValueError, which names the option, if a value is out of range."""
+    try:
+        return SamplingParams(**{name: getattr(args, name) for name in DEFAULTS}).seeded()
+    except ValueError as error:  # its message starts with the name of the field
+        name, _, reason = str(error).partition(" ")
+        raise ValueError(f"{OPTIONS[name]} {reason.removesuffix(', or None')}") from None  # an option cannot be None
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Print the prompt and the text that continues it, as it is generated."""
+    params = sampling_params(args)
+    lm = open_model(args.model, args.revision)
+    prompt = lm.tokenizer.normalize(args.prompt)
+    if prompt != args.prompt:
+        print(f"{lm.name} has no capital letters; the prompt is read in lower case", file=sys.stderr)
+    if unknown_chars := lm.tokenizer.encode(prompt).unknown_chars:
+        print(f"{lm.name} does not know {name_characters(unknown_chars)}; skipped", file=sys.stderr)
     if args.seed is None:
         print(f"seed {params.seed}", file=sys.stderr)
     print(args.prompt, end="", flush=True)
@@ -78,21 +111,23 @@ def write(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
+    """Write a .pt2 file."""
     from gpt.export import export
 
     export(load(args.folder), args.out, args.compile)
-    print(f"{args.out} ({args.out.stat().st_size / 1e6:.1f} MB) runs with PyTorch alone", file=sys.stderr)
+    print(f"{args.out} ({args.out.stat().st_size / 1e6:.1f} MB) needs only PyTorch", file=sys.stderr)
 
 
 def main() -> None:
+    """Run the command. Errors end it with one sentence and exit status 1."""
     args = parser().parse_args()
     try:
-        (export if args.command == "export" else write)(args)
+        (export if args.command == "export" else generate)(args)
     except (ValueError, CheckpointError) as error:
         sys.exit(f"python -m gpt: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader, `head` say, has had enough
+    except BrokenPipeError:  # the reader has closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

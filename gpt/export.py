@@ -1,16 +1,16 @@
-"""A model as a program of PyTorch alone: one .pt2 file, which runs without any class or file of this project.
+"""Export a model as a PyTorch program: one .pt2 file, which runs without this project.
 
     program(ids (B, T), state) -> logits (B, T, V), state
 
-What the program remembers of a text is no part of it: `state` is a list of float tensors, rows first, which goes in
-and comes out. A text starts with zeros, in the shapes that model.json inside the file tells, and so goes on for ever,
-exactly as the folder writes it. (A program of ids alone would be shorter, but each layer sees further back than the one
-below: for the exact text it had to read the last L (W - 1) + 1 tokens again for every new one.)
+The state is an input and an output of the program: a list of float tensors with the batch in the first dimension. A text
+starts with zeros, in the shapes that model.json inside the file lists, and may have any length; it equals what the
+weights folder generates. (A program of ids only would be shorter, but as each layer sees further back than the one below,
+it would have to read the last L (W - 1) + 1 tokens again for each new one.)
 
-A .pt2 is a program: to open it is to run it, as PyTorch evaluates and unpickles parts of it and loads the machine code
-of a compiled one. So only `open_program` opens one, never `load`, and the Hub is never asked for one.
+Opening a .pt2 file runs code: PyTorch evaluates and unpickles parts of it, and loads the machine code of a compiled one.
+So only `open_program` opens one, never `load`, and none is downloaded from the Hub.
 
-Shapes: B batch, T time, V vocabulary, L layers, nkv key/value heads, hs head size, W sliding window.
+Shapes: B batch, T time, V vocabulary, L layers, W sliding window.
 """
 
 import copy
@@ -33,50 +33,64 @@ from gpt.models.base import CausalLM, Config
 from gpt.models.registry import MODEL_REGISTRY, family_of, parse_config
 from gpt.tokenizer import Tokenizer
 
-EXTRA = "archive/extra/"  # where PyTorch puts files of ours in the zip that a .pt2 is
-COMPILE: dict[str, Any] = {
+EXTRA = "archive/extra/"  # where PyTorch stores extra files in the zip archive that a .pt2 is
+COMPILE_OPTIONS: dict[str, Any] = {
     "aot_inductor.package": True,
     "cpp.threads": 1,  # one token is too little work for two
 }
 
 
-class _Stateless(nn.Module):
-    """The model as the function of tensors that is exported."""
+class _FunctionalModel(nn.Module):
+    """The model as a function of tensors."""
 
     def __init__(self, model: CausalLM, state_class: Any) -> None:
         super().__init__()
         self.model, self.state_class = model, state_class
 
     def forward(self, ids: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        logits, after = self.model(ids, self.state_class(*state))
-        return logits, after.tensors()
+        """Ids (B, T) and the state -> logits (B, T, V) and the new state."""
+        logits, new_state = self.model(ids, self.state_class(*state))
+        return logits, new_state.tensors()
 
 
 def export(lm: LanguageModel, out: Path, compiled: bool = False) -> None:
-    """Write a model as a .pt2 file: a torch.export program or, if `compiled`, machine code for this kind of processor.
+    """Write a model as a .pt2 file. The file appears complete or not at all.
 
-    The file appears whole or not at all, and none is replaced. Raises ValueError, in one sentence.
+    Args:
+        lm: The model.
+        out: The file, which must not exist.
+        compiled: Write machine code for this kind of processor instead of a torch.export program.
+
+    Raises:
+        ValueError: If the model cannot be exported, `out` is no name for a new .pt2 file or cannot be written, or
+            `compiled` is set and no C++ compiler works.
     """
     if out.suffix != ".pt2":
-        raise ValueError(f"{out} must end in .pt2, as every program of PyTorch does")
+        raise ValueError(f"{out} must end in .pt2, the suffix of PyTorch programs")
     if out.exists():
-        raise ValueError(f"{out} is there already; remove it, or choose another --out")
-    state_class = family_of(lm.model.config).functional_state
+        raise ValueError(f"{out} exists; remove it, or choose another --out")
+    family = family_of(lm.model.config)
+    state_class = family.functional_state
     if state_class is None:
-        exportable = " or ".join(family.name for family in MODEL_REGISTRY.values() if family.functional_state)
-        raise ValueError(f"{lm.name} is {family_of(lm.model.config).title}, which cannot be exported; give a {exportable}")
-    if compiled:  # not known only after a minute
+        exportable = " and ".join(other.name for other in MODEL_REGISTRY.values() if other.functional_state)
+        raise ValueError(f"{lm.name} is {family.title}, which cannot be exported; models of the kinds {exportable} can")
+    if compiled:  # before a minute of work
         from torch._inductor.cpp_builder import get_cpp_compiler
 
-        with _compiler():
+        with _compiler_errors():
             get_cpp_compiler()
     shapes = state_class.shapes(lm.model.config)
-    about = {"name": lm.name, "config": lm.model.config.to_dict(), "context_length": lm.context_length, "state": shapes}
-    about["compiled"] = compiled
-    about["torch"] = torch.__version__
-    files = {"model.json": json.dumps(about, indent=2) + "\n", "tokenizer.json": lm.tokenizer.files()["tokenizer.json"]}
-    program = _trace(_Stateless(copy.deepcopy(lm.model).cpu().eval().requires_grad_(False), state_class), shapes)
-    content = io.BytesIO()  # not a path, which PyTorch would write into the file
+    metadata = {
+        "name": lm.name,
+        "config": lm.model.config.to_dict(),
+        "context_length": lm.context_length,
+        "state": shapes,
+        "compiled": compiled,
+        "torch": torch.__version__,
+    }
+    files = {"model.json": json.dumps(metadata, indent=2) + "\n", "tokenizer.json": lm.tokenizer.files()["tokenizer.json"]}
+    program = _trace(_FunctionalModel(copy.deepcopy(lm.model).cpu().eval().requires_grad_(False), state_class), shapes)
+    content = io.BytesIO()  # PyTorch would write a path into the file
     if compiled:
         from torch.export.pt2_archive import _package
 
@@ -91,17 +105,18 @@ def export(lm: LanguageModel, out: Path, compiled: bool = False) -> None:
 
 
 def _trace(model: nn.Module, shapes: list[list[int]]) -> torch.export.ExportedProgram:
-    rows, time = torch.export.Dim("rows", min=1), torch.export.Dim("time", min=1)
+    batch, time = torch.export.Dim("batch", min=1), torch.export.Dim("time", min=1)
     example = torch.zeros(2, 3, dtype=torch.long), [torch.zeros(2, *shape) for shape in shapes]
-    program = torch.export.export(model, example, dynamic_shapes=({0: rows, 1: time}, [{0: rows} for _ in shapes]))
-    for node in program.graph.nodes:  # where our source lies on this machine is nobody's business
-        for fact in ("stack_trace", "nn_module_stack", "torch_fn"):
-            node.meta.pop(fact, None)
+    program = torch.export.export(model, example, dynamic_shapes=({0: batch, 1: time}, [{0: batch} for _ in shapes]))
+    for node in program.graph.nodes:  # they hold paths of this machine
+        for key in ("stack_trace", "nn_module_stack", "torch_fn"):
+            node.meta.pop(key, None)
     return program
 
 
 @contextmanager
-def _compiler() -> Iterator[None]:
+def _compiler_errors() -> Iterator[None]:
+    """Turn the errors of a missing or broken C++ compiler into a ValueError."""
     from torch._inductor import exc
 
     try:
@@ -116,10 +131,10 @@ def _compile(program: torch.export.ExportedProgram) -> list[Any]:
     from torch._inductor import aot_compile
 
     args, _ = program.example_inputs or ((), {})
-    with _compiler(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's, of its own use of itself
-        files: Any = aot_compile(program.module(), args, options=dict(COMPILE))
-    return [file for file in files if not str(file).endswith(".cpp")]  # their source, which nothing reads
+    with _compiler_errors(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch warns of its own use of itself
+        files: Any = aot_compile(program.module(), args, options=dict(COMPILE_OPTIONS))
+    return [file for file in files if not str(file).endswith(".cpp")]  # without the generated source
 
 
 class FunctionalState(list[Tensor]):
@@ -145,51 +160,66 @@ class FunctionalState(list[Tensor]):
 
 
 class Program(CausalLM):
-    """A program behind the contract of every model."""
+    """An opened program with the interface of every model.
+
+    Args:
+        run: (ids, state) -> (logits, new state).
+        config: The config of the model that was exported.
+        context_length: Its context length.
+        shapes: Shapes of the state's tensors for one sequence.
+    """
 
     def __init__(self, run: Callable[..., Any], config: Config, context_length: int, shapes: list[list[int]]) -> None:
         super().__init__()
         self.run, self.config, self.context_length, self.shapes = run, config, context_length, shapes
 
     def train(self, mode: bool = True) -> "Program":
-        """A program is what it is, and PyTorch's raise an error if they are asked to change."""
+        """Return itself: a program has no training mode, and PyTorch's own raise an error here."""
         return self
 
     def forward(self, ids: Tensor, state: FunctionalState | None = None) -> tuple[Tensor, FunctionalState]:
+        """Read ids (B, T) -> logits (B, T, V) and the new state; `state` is not changed."""
         if state is None:
             state = FunctionalState(torch.zeros(len(ids), *shape) for shape in self.shapes)
-        logits, after = self.run(ids, list(state))
-        return logits, FunctionalState(after)
+        logits, new_state = self.run(ids, list(state))
+        return logits, FunctionalState(new_state)
 
 
 def open_program(path: str | os.PathLike[str]) -> LanguageModel:
-    """Open a .pt2 that `export` wrote, which runs code that is in it. Raises CheckpointError, in one sentence."""
+    """Open a .pt2 file that `export` wrote. This runs code that is in the file.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, not written by `export`, or cannot run with this PyTorch.
+    """
     path = Path(path)
-    make = f"make it with `python -m gpt export FOLDER --out {path.name}`"
+    hint = f"make it with `python -m gpt export FOLDER --out {path.name}`"
     if not path.is_file():
-        raise CheckpointError(f"there is no file {path}; {make}")
+        raise CheckpointError(f"there is no file {path}; {hint}")
     try:
-        facts, config, tokenizer = _about(path)
+        metadata, config, tokenizer = _read_metadata(path)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); {make}") from None
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); {hint}") from None
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{path} is damaged, or no program that `python -m gpt export` wrote; {make}") from None
+        raise CheckpointError(f"{path} is damaged or was not written by `python -m gpt export`; {hint}") from None
     from torch.export.pt2_archive import _package
 
     try:
-        opened = _package.load_pt2(str(path))
-        run = opened.aoti_runners["model"] if facts["compiled"] else opened.exported_programs["model"].module()
-    except Exception:  # whatever PyTorch stumbles over in it; it has no class of its own for that
-        here = f"PyTorch {torch.__version__} on this machine cannot run {path}, which {facts['torch']} wrote"
-        raise CheckpointError(f"{here}; {make}, here") from None
-    return LanguageModel(Program(run, config, facts["context_length"], facts["state"]), tokenizer, facts["name"])
+        archive = _package.load_pt2(str(path))
+        run = archive.aoti_runners["model"] if metadata["compiled"] else archive.exported_programs["model"].module()
+    except Exception:  # PyTorch has no class of its own for a program that it cannot run
+        raise CheckpointError(
+            f"PyTorch {torch.__version__} on this machine cannot run {path}, which PyTorch {metadata['torch']} wrote; "
+            f"{hint} on this machine"
+        ) from None
+    return LanguageModel(Program(run, config, metadata["context_length"], metadata["state"]), tokenizer, metadata["name"])
 
 
-def _about(path: Path) -> tuple[dict[str, Any], Config, Tokenizer]:
-    """What a file tells of itself, before anything in it runs."""
+def _read_metadata(path: Path) -> tuple[dict[str, Any], Config, Tokenizer]:
+    """Read model.json, config and tokenizer of a .pt2 file, before any code in it runs."""
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():  # compares every byte with its checksum
             raise ValueError(f"{damaged} is damaged")
-        facts = json.loads(archive.read(EXTRA + "model.json"))
+        content = json.loads(archive.read(EXTRA + "model.json"))
         tokenizer = Tokenizer.from_json(archive.read(EXTRA + "tokenizer.json").decode())
-    return facts, parse_config(facts["config"]), tokenizer
+    metadata = {key: content[key] for key in ("name", "config", "context_length", "state", "compiled", "torch")}
+    return metadata, parse_config(metadata["config"]), tokenizer

@@ -1,4 +1,4 @@
-"""`python -m gpt`, in this process where that is enough: a new one takes seconds to import torch."""
+"""`python -m gpt`, mostly in this process: a new one takes seconds to import torch."""
 
 import os
 import signal
@@ -7,13 +7,23 @@ import sys
 
 import pytest
 
-from gpt import SamplingParams, load
+from gpt import SamplingParams, Tokenizer, load
 from gpt.__main__ import main, parser
+from gpt.checkpoint import save
+from gpt.tokenizer import name_characters
 
 
 @pytest.fixture
 def run(command):
     return command("python -m gpt", main)
+
+
+@pytest.fixture
+def names_folder(make_gpt, tmp_path):
+    """The weights folder of a model without capital letters."""
+    tokenizer = Tokenizer.from_text("abcdefghijklmnopqrstuvwxyz\n")
+    save(tmp_path / "names", make_gpt(vocab_size=len(tokenizer)), tokenizer)
+    return tmp_path / "names"
 
 
 def start(*args, **options):
@@ -22,7 +32,8 @@ def start(*args, **options):
     )
 
 
-def test_it_writes_what_the_library_writes(folder):
+@pytest.mark.slow
+def test_text_equals_that_of_the_library(folder):
     params = SamplingParams(temperature=0.7, top_k=9, top_p=0.9, min_p=0.01, max_new_tokens=50, seed=7)
     text = load(folder).generate("Both ", params).text
     options = "--length 50 --temperature 0.7 --top-k 9 --top-p 0.9 --min-p 0.01 --seed 7"
@@ -31,16 +42,39 @@ def test_it_writes_what_the_library_writes(folder):
     assert (process.returncode, out, err) == (0, f"Both {text}\n", "")
 
 
-def test_without_a_seed_one_is_told_that_writes_the_text_again(run, folder):
+def test_a_new_seed_is_printed_and_gives_the_text_again(run, folder):
     status, out, err = run("--model", folder, "--length", 30)
     assert status == 0
     seed = err.removeprefix("seed ").strip()
     assert run("--model", folder, "--length", 30, "--seed", seed) == (0, out, "")
 
 
-def test_unseen_characters_are_told_on_stderr(run, folder):
-    status, out, err = run("--model", folder, "--prompt", "Bo~th", "--length", 0, "--seed", 1)
-    assert (status, out, err) == (0, "Bo~th\n", "tiny never saw '~'; left out\n")
+def test_unknown_characters_are_named_on_stderr(run, folder):
+    status, out, err = run("--model", folder, "--prompt", "Bo~t\u00a0h", "--length", 0, "--seed", 1)
+    assert (status, out) == (0, "Bo~t\u00a0h\n")
+    assert err.count("\n") == 1
+    assert "~ no-break space;" in err
+
+
+def test_prompt_is_lower_cased_for_a_vocabulary_without_capitals(run, names_folder):
+    options = "--model", names_folder, "--length", 9, "--seed", 1
+    status, out, err = run(*options, "--prompt", "Em ma")
+    assert (status, err.count("\n")) == (0, 2)
+    assert "lower case" in err
+    assert "does not know space;" in err
+    assert run(*options, "--prompt", "emma") == (0, out.replace("Em ma", "emma"), "")
+
+
+@pytest.mark.parametrize(
+    ("characters", "names"),
+    [("é~", "é ~"), (" \n\t", "space line break tab"), ("\u0301\u200d\x01", "combining acute accent zero width joiner U+0001")],
+)
+def test_characters_are_named(characters, names):
+    assert name_characters(characters) == names
+
+
+def test_many_characters_are_shortened():
+    assert name_characters("abc", 2) == "a b …"
 
 
 def test_defaults_are_those_of_the_library():
@@ -49,55 +83,66 @@ def test_defaults_are_those_of_the_library():
         assert args[name] == value
 
 
-def test_help_tells_every_option_and_its_default(run):
+def test_help_names_every_option_and_its_default(run):
     status, out, _ = run("--help")
     assert status == 0
     for option in ("model", "revision", "prompt", "length", "temperature", "top-k", "top-p", "min-p", "seed"):
         assert f"--{option} " in out
-    assert "(0.8)" in out
-    assert "(gpt-shakespeare)" in out
+    for default in ("0.8", "300", "gpt-shakespeare"):
+        assert f"(default: {default})" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "said"),
+    ("option", "value", "allowed"),
     [
-        ("--temperature", -1, "temperature is -1.0; it must be a number from 0 to 5"),
-        ("--temperature", "nan", "temperature is nan; it must be a number from 0 to 5"),
-        ("--top-k", -1, "top_k is -1; it must be a whole number from 0 (off) up"),
-        ("--top-p", 0, "top_p is 0.0; it must be a number above 0 and at most 1 (off)"),
-        ("--min-p", 1, "min_p is 1.0; it must be a number from 0 (off) to below 1"),
-        ("--length", -1, "max_new_tokens is -1; it must be a whole number from 0 to 100,000"),
-        ("--seed", -1, "seed is -1; it must be a whole number from 0 to 4294967295, or None"),
-        ("--model", "nonesuch/at/all", "there is no model 'nonesuch/at/all'; "),
+        ("--temperature", "-1.0", "from 0 to 5"),
+        ("--temperature", "nan", "from 0 to 5"),
+        ("--top-k", "-1", "from 0"),
+        ("--top-p", "0.0", "above 0"),
+        ("--min-p", "1.0", "below 1"),
+        ("--length", "-4", "from 0 to 100,000"),
+        ("--seed", "-1", "from 0 to 4294967295"),
     ],
 )
-def test_a_wrong_value_ends_with_one_sentence(run, folder, option, value, said):
+def test_a_value_out_of_range_is_an_error_that_names_the_option(run, folder, option, value, allowed):
     status, out, err = run("--model", folder, option, value)
-    assert str(status).startswith(f"python -m gpt: {said}")
+    assert str(status).startswith(f"python -m gpt: {option} is {value}; ")
+    assert allowed in status
+    assert "None" not in status
+    assert "\n" not in status
     assert (out, err) == ("", "")
 
 
-def test_what_is_no_number_is_a_usage_error(run):
+def test_an_unknown_model_is_an_error_of_one_sentence(run):
+    status, out, err = run("--model", "nonesuch/at/all")
+    assert status.startswith("python -m gpt: ")
+    assert "'nonesuch/at/all'" in status
+    assert (status.count("\n"), out, err) == (0, "", "")
+
+
+def test_a_value_of_another_type_is_a_usage_error(run):
     status, _, err = run("--temperature", "warm")
     assert status == 2
     assert "invalid float value: 'warm'" in err
 
 
-# What each of these takes to import is a good part of a second. torch itself brings none of them.
+# What each of these takes to import is a good part of a second. torch itself imports none of them.
 HEAVY = {"sympy", "torch._dynamo", "torch._inductor", "huggingface_hub", "transformers", "pandas", "train"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["bigram-shakespeare", "gpt-shakespeare"])
-def test_nothing_that_is_slow_to_import_stands_before_the_first_character(model):
+def test_slow_imports_do_not_delay_the_first_character(model):
     code = "import sys; from gpt.__main__ import main; main(); print(*sys.modules, file=sys.stderr)"
-    call = [sys.executable, "-c", code, "--model", model, "--length", "1", "--seed", "1"]
-    done = subprocess.run(call, capture_output=True, text=True, check=True)
-    imported = set(done.stderr.split())
-    assert {"torch", "gpt.checkpoint"} <= imported
-    assert not HEAVY & imported
+    command = [sys.executable, "-c", code, "--model", model, "--length", "1", "--seed", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    modules = set(done.stderr.split())
+    assert {"torch", "gpt.checkpoint"} <= modules
+    assert not HEAVY & modules
 
 
-def test_damaged_weights_end_with_one_sentence_and_no_traceback(folder):
+@pytest.mark.slow
+def test_damaged_weights_are_an_error_without_traceback(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     process = start("--model", folder)
@@ -108,7 +153,8 @@ def test_damaged_weights_end_with_one_sentence_and_no_traceback(folder):
     assert err.count("\n") == 1
 
 
-def test_a_reader_that_has_had_enough_ends_it_quietly(folder):
+@pytest.mark.slow
+def test_a_closed_pipe_ends_it_quietly(folder):
     process = start("--model", folder, "--length", 100_000, "--seed", 1)
     assert len(process.stdout.read(20)) == 20
     process.stdout.close()
@@ -117,11 +163,12 @@ def test_a_reader_that_has_had_enough_ends_it_quietly(folder):
     assert process.wait(timeout=100) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
 def test_ctrl_c_ends_it_with_130(folder):
-    # A parent that runs tests in the background may ignore Ctrl-C, which its children would inherit.
-    wake = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    process = start("--model", folder, "--length", 100_000, "--seed", 1, **wake)
+    # A parent that runs tests in the background may ignore SIGINT, which its children would inherit.
+    default_sigint = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = start("--model", folder, "--length", 100_000, "--seed", 1, **default_sigint)
     process.stdout.read(20)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=100)
