@@ -1,172 +1,186 @@
+"""The model card, made from the training.json of shipped models."""
+
 import ast
 import json
 import math
 import re
 import shlex
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 import yaml
 
 from gpt.__main__ import parser
-from train.card import card, duration, loss_curve
-from train.data import DatasetSource, TextDataset
-from train.runs import count
-
-SOURCE = DatasetSource("https://example.org/chain.txt", "", "public domain", "someone/chain", "abc")
+from gpt.checkpoint import WEIGHTS, names
+from train.card import format_duration, model_reference, render_card, render_loss_curve
 
 
-@pytest.fixture(scope="module")
-def counted(data, tmp_path_factory):
-    """What a real run tells of itself, and the folder that it wrote."""
-    out = tmp_path_factory.mktemp("counted") / "my-bigram"
-    list(count(TextDataset("chain", data.text, data.sha256, SOURCE), out, 7, "python -m train run bigram"))
-    return json.loads((out / "training.json").read_text(encoding="utf-8")), out
+def training_log(name, **changes):
+    return json.loads((WEIGHTS / name / "training.json").read_text(encoding="utf-8")) | changes
 
 
-@pytest.fixture
-def facts(counted):
-    return json.loads(json.dumps(counted[0]))
+def front_matter(card):
+    return yaml.safe_load(card.split("---\n", 2)[1])
 
 
-def front_matter(text):
-    _, front, rest = text.split("---\n", 2)
-    return yaml.safe_load(front), rest
+def blocks(card, language=""):
+    return re.findall(rf"^```{language}\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
 
 
-def blocks(text, language=""):
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+@pytest.mark.parametrize("name", names())
+def test_shipped_card_is_what_its_training_log_gives(name):
+    facts = training_log(name)
+    assert (WEIGHTS / name / "README.md").read_text(encoding="utf-8") == render_card(facts, name)
+    assert (WEIGHTS / name / "loss_curve.svg").exists() == bool(facts["curve"])
+    if facts["curve"]:
+        assert (WEIGHTS / name / "loss_curve.svg").read_text(encoding="utf-8") == render_loss_curve(facts)
 
 
-def test_a_run_writes_the_card_of_its_facts(counted):
-    facts, out = counted
-    assert (out / "README.md").read_text(encoding="utf-8") == card(facts, "my-bigram")
-    assert "loss_curve.svg" not in card(facts, "my-bigram")  # counting has no curve
-    assert not (out / "loss_curve.svg").exists()
-
-
-def test_front_matter_is_what_the_hub_reads(facts):
-    front, _ = front_matter(card(facts, "user/tiny"))
-    assert front["license"] == "mit"
-    assert front["library_name"] == "safetensors"
-    assert front["pipeline_tag"] == "text-generation"
-    assert {"from-bigram-to-gpt", "character-level", "bigram"} <= set(front["tags"])
-    result = front["model-index"][0]["results"][0]
-    assert result["dataset"]["name"] == "chain"
-    assert result["metrics"][0]["type"] == "bits_per_character"
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [("bigram-shakespeare", "safetensors"), ("gpt-shakespeare", "transformers"), ("vae-names", "safetensors")],
+)
+def test_front_matter_is_what_the_hub_reads(name, library):
+    facts = training_log(name)
+    data = front_matter(render_card(facts, "user/tiny"))
+    assert (data["license"], data["pipeline_tag"], data["library_name"]) == ("mit", "text-generation", library)
+    assert {"from-bigram-to-gpt", "character-level", facts["kind"]} <= set(data["tags"])
+    assert data.get("datasets", [None])[0] == facts["data"]["dataset"]
+    (result,) = data["model-index"][0]["results"]
+    assert result["dataset"]["name"] == facts["data"]["name"]
     assert result["metrics"][0]["value"] == round(facts["held_out"]["bits_per_character"], 4)
 
 
-def test_a_gpt_names_the_library_that_opens_it(facts):
-    text = card(facts | {"kind": "gpt", "window": 256}, "user/tiny")
-    assert front_matter(text)[0]["library_name"] == "transformers"
-    assert "the last 256 characters" in text
-    assert 'pipeline("text-generation", "user/tiny")(\'abc\', max_new_tokens=300)' in text
-    assert "from transformers" not in card(facts, "user/tiny")
+@pytest.mark.parametrize("name", names())
+def test_figures_are_those_of_the_run(name):
+    facts = training_log(name)
+    card = render_card(facts, name)
+    held_out, baselines = facts["held_out"], facts["baselines"]
+    bits = held_out["bits_per_character"]
+    assert f"| this model | {bits * math.log(2):.4f} | {bits:.4f} |" in card
+    is_baseline = math.isclose(baselines["bigram"], bits * math.log(2))
+    assert (f"| {baselines['bigram']:.4f} | {baselines['bigram'] / math.log(2):.4f} |" in card) or is_baseline
+    assert f"| {baselines['uniform']:.4f} | {baselines['uniform'] / math.log(2):.4f} |" in card
+    for figure in (f"{facts['parameters']:,} parameters", f"{held_out['tokens']:,} ", f"{held_out['bits_per_byte']:.4f} bits"):
+        assert figure in card
+    assert f"`{facts['command']}`" in card
+    for part in facts.get("parts", ()):
+        assert f"| {part['name']} |" in card
+    assert ("importance-weighted upper bounds" in card) == (facts["kind"] == "vae")
+    assert ("## Latent space" in card) == ("latent" in facts)
 
 
-def test_a_model_of_other_tokens_is_told_in_bits_that_compare(facts):
-    evaluate = facts["held_out"] | {"nats_per_token": 3.0, "bits_per_character": 2.25, "bits_per_byte": 1.5, "tokens": 1234}
-    text = card(facts | {"kind": "gpt", "tokenizer": "gpt2", "vocabulary": 50257, "held_out": evaluate, "window": 64}, "tiny")
-    assert "writes one of 50,257 tokens (gpt2) at a time" in text
-    assert "sees\nthe last 64 tokens" in text
-    assert "1,234 tokens | nats a character |" in text
-    assert f"| this model | {2.25 * math.log(2):.4f} | 2.2500 |" in text
-    assert "A byte of that text costs this model 1.5000 bits." in text
-    assert "character-level" not in text
+@pytest.mark.parametrize(
+    ("name", "context"),
+    [
+        ("bigram-names", "the last character"),
+        ("ngram-names", "the last 6 characters"),
+        ("lstm-names", "the line so far"),
+        ("gpt-shakespeare", "the last 256 characters"),
+        ("bpe-shakespeare", "the last 256 tokens"),
+    ],
+)
+def test_context_is_what_the_model_sees(name, context):
+    assert f" sees {context}." in render_card(training_log(name), name)
 
 
-def test_figures_are_those_of_the_run(facts):
-    _, text = front_matter(card(facts | {"kind": "gpt"}, "tiny"))
-    evaluate, baselines = facts["held_out"], facts["baselines"]
-    assert f"| this model | {evaluate['nats_per_token']:.4f} | {evaluate['bits_per_character']:.4f} |" in text
-    bigram, uniform = baselines["bigram"], baselines["uniform"]
-    assert f"| counting pairs of characters (bigram) | {bigram:.4f} | {bigram / math.log(2):.4f} |" in text
-    assert f"| every character alike | {uniform:.4f} | {uniform / math.log(2):.4f} |" in text
-    assert f"{facts['parameters']:,} parameters" in text
-    assert f"{evaluate['tokens']:,} characters" in text
-    assert f"A byte of that text costs this model {evaluate['bits_per_byte']:.4f} bits." in text
-    assert "the last character, and learned from chain (public domain, https://example.org/chain.txt)." in text
-    assert facts["machine"]["processor"] in text
-    assert f"`{facts['command']}`" in text
+def test_selection_on_the_held_out_text_is_stated_with_its_effect():
+    curve = [{"step": step, "train": 2.0, "held_out": loss} for step, loss in ((1, 3.0), (2, 2.5), (3, 2.625))]
+    card = render_card(training_log("gpt-shakespeare", curve=curve), "tiny")
+    assert "selected on this text" in card
+    assert "0.1250 nats per character" in card
+    card = render_card(training_log("gpt-shakespeare", curve=curve[:2]), "tiny")
+    assert "the last one, so the selection did not flatter it" in card
+    for name in ("gpt-shakespeare", "ngram-shakespeare"):
+        assert "selected" not in render_card(training_log(name, curve=[]) | {"k": 1}, "tiny")
+    assert "were selected on this text" in render_card(training_log("mixture-names"), "tiny")
 
 
-def test_the_sample_and_the_seed_that_writes_it(facts):
-    text = card(facts, "tiny")
-    assert blocks(text, "text") == ["abc" + facts["sample"]["text"] + "\n"]
-    assert "after `abc` (temperature=0.8, max_new_tokens=300, seed=7):" in text
+def test_figures_of_rounded_weights_are_not_claimed_to_be_of_the_run():
+    assert "the held-out loss is that of the stored float16 weights" in render_card(training_log("gpt-names"), "tiny")
+    assert "float16" not in render_card(training_log("bigram-names"), "tiny")
 
 
-def test_a_text_of_backticks_stays_in_its_block(facts):
-    facts["sample"]["text"] = "code:\n```\nx\n````\n# not a heading"
-    text = card(facts, "tiny")
-    assert "\n`````text\nabccode:\n```\nx\n````\n# not a heading\n`````\n" in text
+def test_unfinished_run_and_warning_are_stated():
+    assert "has not finished" in render_card(training_log("gpt-names", finished=False), "tiny")
+    assert "Note: too few steps." in render_card(training_log("gpt-names", warning="too few steps"), "tiny")
+    assert "Note:" not in render_card(training_log("gpt-names"), "tiny")
 
 
-def test_without_a_prompt_none_is_shown(facts):
-    facts["sample"]["prompt"] = ""
-    text = card(facts | {"kind": "gpt"}, "tiny")
-    assert "What it writes (temperature=" in text
-    assert "``" not in re.sub("`{3,}", "", text)
-    assert '("text-generation", "tiny")(\'\\n\', max_new_tokens=300)' in text  # which cannot start from nothing
+def test_backticks_of_a_sample_stay_in_their_block():
+    facts = training_log("bigram-names")
+    facts["sample"]["text"] = "code:\n```\nx\n````\n# not a heading {{ 7 * 7 }} <b>"
+    assert f"\n`````text\n{facts['sample']['text']}\n`````\n" in render_card(facts, "tiny")
 
 
 @pytest.mark.parametrize("prompt", ["", "abc", 'say "so"', "it's", "a\nb"])
-def test_what_it_shows_can_be_run(facts, prompt):
+@pytest.mark.parametrize("model", ["user/tiny", "runs/mine", "runs/my model's"])
+def test_commands_run_as_they_are(prompt, model):
+    facts = training_log("gpt-names")
     facts["sample"]["prompt"] = prompt
-    text = card(facts | {"kind": "gpt"}, "user/tiny")
-    snippets = blocks(text, "python")
-    assert len(snippets) == 2
-    for snippet in snippets:
-        ast.parse(snippet)
-    (command,) = (block for block in blocks(text) if block.startswith("python -m gpt"))
+    card = render_card(facts, model)
+    ours, theirs = blocks(card, "python")
+    calls = [node for node in ast.walk(ast.parse(ours)) if isinstance(node, ast.Call)]
+    assert [ast.literal_eval(c.args[0]) for c in calls if isinstance(c.func, ast.Name) and c.func.id == "load"] == [model]
+    ast.parse(theirs)
+    (command,) = (block for block in blocks(card) if block.startswith("python -m gpt"))
     words = shlex.split(command)
     args = parser().parse_args(words[3:])
-    assert words[:3] == ["python", "-m", "gpt"]
-    assert (args.model, args.prompt, args.max_new_tokens, args.seed) == ("user/tiny", prompt, 300, 7)
+    sample = facts["sample"]
+    assert (args.model, args.prompt, args.max_new_tokens, args.seed) == (model, prompt, sample["max_new_tokens"], sample["seed"])
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0.04, "0.0 s"), (89.9, "89.9 s"), (90, "2 minutes"), (3900, "65 minutes")])
-def test_duration(seconds, said):
-    assert duration(seconds) == said
+def test_local_model_is_named_by_the_path_as_typed(tmp_path, monkeypatch):
+    assert model_reference(Path("runs/mine")) == "runs/mine"
+    assert model_reference(Path("mine/")) == "mine"
+    assert model_reference(tmp_path / "mine") == "mine"  # the other parts of an absolute path are private
+    monkeypatch.chdir(tmp_path)
+    assert model_reference(Path(".")) == tmp_path.name
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (89.9, "89.9 s"), (90, "2 minutes"), (3900, "65 minutes")])
+def test_format_duration(seconds, text):
+    assert format_duration(seconds) == text
+
+
+# The loss curve
 
 
 def curve(*points):
     return {
         "kind": "gpt",
-        "data": {"name": "chain"},
+        "data": {"name": "<script>&"},
         "tokenizer": "char",
-        "curve": [{"step": step, "train": train, "held_out": evaluate} for step, train, evaluate in points],
+        "curve": [{"step": step, "train": train, "held_out": held_out} for step, train, held_out in points],
     }
 
 
-def lines(svg):
-    """The points of each curve of a picture, as pairs of numbers."""
-    found = ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}polyline")
-    return [[tuple(map(float, point.split(","))) for point in line.get("points").split()] for line in found]
+def polylines(svg):
+    """The points of each curve, as pairs of numbers."""
+    elements = ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}polyline")
+    return [[tuple(map(float, point.split(","))) for point in element.get("points").split()] for element in elements]
 
 
-def test_the_picture_shows_every_point_in_its_place():
-    train, evaluate = lines(loss_curve(curve((100, 3.0, 3.1), (200, 2.0, 2.5), (400, 1.5, 2.6))))
-    assert len(train) == len(evaluate) == 3
-    for line in (train, evaluate):
+def test_every_point_is_drawn_in_its_place():
+    train, held_out = polylines(render_loss_curve(curve((100, 3.0, 3.1), (200, 2.0, 2.5), (400, 1.5, 2.6))))
+    assert len(train) == len(held_out) == 3
+    for line in (train, held_out):
         steps = [x for x, _ in line]
         assert steps[1] - steps[0] == pytest.approx((steps[2] - steps[1]) / 2, abs=0.2)
         assert all(52 <= x <= 540 and 16 <= y <= 280 for x, y in line)
     assert train[0][1] < train[1][1] < train[2][1]  # a lower loss is further down
-    assert evaluate[2][1] < evaluate[1][1]
+    assert held_out[2][1] < held_out[1][1]
     scale = (train[1][1] - train[0][1]) / 1.0
-    assert evaluate[1][1] - evaluate[0][1] == pytest.approx(scale * 0.6, abs=0.2)
+    assert held_out[1][1] - held_out[0][1] == pytest.approx(scale * 0.6, abs=0.2)
 
 
-def test_the_picture_of_a_single_point():
-    (train,), (evaluate,) = lines(loss_curve(curve((1, 2.0, 2.0))))
-    assert train == evaluate
+def test_single_point_is_drawn():
+    (train,), (held_out,) = polylines(render_loss_curve(curve((1, 2.0, 2.0))))
+    assert train == held_out
 
 
-def test_the_title_of_the_picture_is_escaped():
-    facts = curve((1, 2.0, 2.1))
-    facts["data"]["name"] = "<script>&"
-    svg = loss_curve(facts)
+def test_title_is_escaped():
+    svg = render_loss_curve(curve((1, 2.0, 2.1)))
     assert "<script>" not in svg
     assert ET.fromstring(svg).find("{http://www.w3.org/2000/svg}title").text == "Loss of gpt on <script>&"

@@ -1,204 +1,231 @@
-"""The model card and the picture of the loss curve, both made from a run's training.json."""
+"""The model card and the loss curve of a weights folder, both made from the training.json of a run."""
 
+import json
 import math
 import re
 import shlex
 from html import escape
-from textwrap import fill
+from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+import torch
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from gpt.models.base import UNBOUNDED_CONTEXT
-from gpt.tokenizer import START
+from gpt.generation import describe_context
+from gpt.models.registry import MODEL_REGISTRY
+from gpt.tokenizer import NEWLINE
 
 PROJECT = "from-bigram-to-gpt"
-KINDS = {
-    "bigram": "A table of which {unit} follows which",
-    "ngram": "A table of what followed the last few {unit}s",
-    "lstm": "A recurrent network, an LSTM",
-    "vae": "A variational autoencoder of lines, with an LSTM on either side",
-    "gpt": "A decoder-only transformer in the shape of Qwen3",
-    "mixture": "The weighted mean of what two models foresee",
-}
+TEMPLATE = Path(__file__).with_name("card_template.md")
+Facts = dict[str, Any]  # the content of training.json
 
 
-def unit(facts: dict[str, Any]) -> str:
-    """What to call a token of the model."""
-    return "character" if facts["tokenizer"] == "char" else "token"
+def model_reference(folder: Path) -> str:
+    """The name by which a card calls a local model: a relative path as it is, of an absolute one only the last part."""
+    return folder.as_posix() if folder.name and not folder.is_absolute() else folder.resolve().name
 
 
-def sees(facts: dict[str, Any]) -> str:
-    """What the model looks at when it writes a token."""
-    if facts["window"] == 1:
-        return f"the last {unit(facts)}"
-    if "lines" in facts["data"]:
-        return "the line so far"
-    return "all before it" if facts["window"] == UNBOUNDED_CONTEXT else f"the last {facts['window']} {unit(facts)}s"
+def render_card(facts: Facts, model: str) -> str:
+    """The README.md of a weights folder.
 
-
-def card(facts: dict[str, Any], name: str) -> str:
-    """The README.md of a weights folder: front matter for the Hub, then what the model is, knows and costs."""
-    data, evaluate, sample = facts["data"], facts["held_out"], facts["sample"]
-    is_gpt, one = facts["kind"] == "gpt", unit(facts)
-    front = ModelCardData(
+    Args:
+        facts: The content of its training.json.
+        model: What the card's commands pass to `gpt.load`: a name under weights/, a path, or a Hub id.
+    """
+    family, unit, data, held_out = MODEL_REGISTRY[facts["kind"]], _unit(facts), facts["data"], facts["held_out"]
+    sample, is_char = facts["sample"], facts["tokenizer"] == "char"
+    title = model.rstrip("/").rpartition("/")[2]
+    card_data = ModelCardData(
         language="en" if data["name"] == "shakespeare" else None,
-        license="mit" if data["licence"] else "unknown",  # of one's own text, only its owner can say
-        library_name="transformers" if is_gpt else "safetensors",
+        license="mit" if data["licence"] else "unknown",  # the licence of a user's own text is not known
+        library_name="transformers" if family.in_transformers else "safetensors",
         pipeline_tag="text-generation",
-        tags=[PROJECT, *(["character-level"] if one == "character" else []), facts["kind"]],
+        tags=[PROJECT, *(["character-level"] if is_char else []), family.name],
         datasets=[data["dataset"]] if data["dataset"] else None,
-        model_name=name,
+        model_name=title,
         eval_results=[
             EvalResult(
                 "text-generation",
                 data["dataset"] or "text",
                 data["name"],
                 "bits_per_character",
-                round(evaluate["bits_per_character"], 4),
+                round(held_out["bits_per_character"], 4),
                 metric_name="bits per character, held out",
             )
         ],
     )
-    bits = {
-        "this model": evaluate["bits_per_character"],
-        **{f"{part['name']} alone": part["held_out"]["bits_per_character"] for part in facts.get("parts", ())},
-        "counting pairs of characters (bigram)": facts["baselines"]["bigram"] / math.log(2),
-        "every character alike": facts["baselines"]["uniform"] / math.log(2),
+    measured = f"{held_out['tokens']:,} {unit}s" + (f" in {held_out['lines']:,} lines" if "lines" in held_out else "")
+    settings = {name: sample[name] for name in ("temperature", "max_new_tokens", "seed")}
+    text = sample["prompt"] + sample["text"]
+    dtype = str(family.storage_dtype).removeprefix("torch.")
+    values: dict[str, Any] = {
+        "title": title,
+        "description": family.description.format(unit=unit),
+        "unit": unit,
+        "vocabulary": "" if is_char else f" out of {facts['vocabulary']:,} ({facts['tokenizer']})",
+        "context": describe_context(facts["context_length"], unit, "lines" in data),
+        "parameters": f"{facts['parameters']:,}",
+        "data": data,
+        "source": f" ({data['licence']}, <{data['url']}>)" if data["url"] else "",
+        "warning": facts.get("warning", "")
+        if facts["finished"]
+        else "the run has not finished; this is its best checkpoint so far",
+        "split": data["split"] + (f"; {data['lines']:,} lines" if "lines" in data else ""),
+        "held_out": measured,
+        "rows": _comparison(facts),
+        "bits_per_byte": f"{held_out['bits_per_byte']:.4f}",
+        "bound": _describe_bound(facts) if family.likelihood == "bound" else "",
+        "selection": _describe_selection(facts),
+        "curve": facts["curve"],
+        "latent": _latent_space(facts),
+        "prompt": sample["prompt"],
+        "settings": ", ".join(f"{name}={value}" for name, value in settings.items()),
+        "fence": "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0)),  # longer than any in the text
+        "text": text,
+        "model": json.dumps(model, ensure_ascii=False),
+        "model_argument": shlex.quote(model),
+        "prompt_literal": repr(sample["prompt"]),
+        "prompt_argument": shlex.quote(sample["prompt"]),
+        "prompt_or_start": repr(sample["prompt"] or NEWLINE),  # transformers cannot start from nothing
+        "flags": "--temperature {temperature} --length {max_new_tokens} --seed {seed}".format(**settings),
+        "in_transformers": family.in_transformers,
+        "unknown_chars": " Characters that the text does not contain are skipped in a prompt." if is_char else "",
+        "command": facts["command"],
+        "method": _describe_method(facts),
+        "duration": format_duration(facts["seconds"]),
+        "machine": facts["machine"],
+        "date": facts["started"][:10],
+        "figures": "The figures are from `training.json`"
+        + ("." if family.storage_dtype == torch.float32 else f"; the held-out loss is that of the stored {dtype} weights."),
     }
-    if facts["kind"] == "bigram" and one == "character":
-        del bits["counting pairs of characters (bigram)"]  # that is this model
-    rows = "\n".join(f"| {what} | {each * math.log(2):.4f} | {each:.4f} |" for what, each in bits.items())
-    lines = data.get("lines")
-    part = f"a tenth of {lines:,} lines, each with its end" if lines else "the last tenth of the text"
-    bounded = ", by the importance-weighted bound" if facts["kind"] == "vae" else ""
-    writes = "one character" if one == "character" else f"one of {facts['vocabulary']:,} tokens ({facts['tokenizer']})"
-    unseen = " A character that the text\ndoes not have is left out of a prompt." if one == "character" else ""
-    licence = f" ({data['licence']}, {data['url']})" if data["url"] else ""
-    picture = "![Loss while it learned](loss_curve.svg)\n\n" if facts["curve"] else ""
-    flags = f"--temperature {sample['temperature']} --length {sample['max_new_tokens']} --seed {sample['seed']}"
-    how = f"{facts['steps']:,} steps" if facts["curve"] else made_without_steps(facts)
-    settings = f"temperature={sample['temperature']}, max_new_tokens={sample['max_new_tokens']}, seed={sample['seed']}"
-    after = f" after `{sample['prompt']}`" if sample["prompt"] else ""
-    written = sample["prompt"] + sample["text"]
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", written)), default=0))  # longer than any that it wrote itself
-    transformers = f"""
-```python
-from transformers import pipeline
-pipeline("text-generation", "{name}")({sample["prompt"] or START!r}, max_new_tokens=300)  # the folder, or its id on the Hub
-```
-"""
-    return f"""---
-{front.to_yaml()}
----
-
-# {name}
-
-{KINDS[facts["kind"]].format(unit=one)}, which writes {writes} at a time. It has {facts["parameters"]:,} parameters, sees
-{sees(facts)}, and learned from {data["name"]}{licence}.
-
-| held out: {part}, {evaluate["tokens"]:,} {one}s{bounded} | nats a character | bits a character |
-|---|---|---|
-{rows}
-
-A byte of that text costs this model {evaluate["bits_per_byte"]:.4f} bits.
-
-{latent(facts)}{picture}What it writes{after} ({settings}):
-
-{fence}text
-{written}
-{fence}
-
-## Use it
-
-```python
-from gpt import load, SamplingParams
-load("{name}").generate({sample["prompt"]!r}, SamplingParams({settings})).text
-```
-
-```
-python -m gpt --model {name} --prompt {shlex.quote(sample["prompt"])} {flags}
-```
-{transformers if is_gpt else ""}
-## Limits
-
-It imitates the look of one text and knows nothing of the world: do not believe what it writes.{unseen}
-
-## How it was made
-
-`{facts["command"]}`: {how} in {duration(facts["seconds"])} on {facts["machine"]["cores"]} cores of
-{facts["machine"]["processor"]} ({facts["started"][:10]}). Every figure here is from the `training.json` that this run wrote.
-"""
+    return str(ModelCard.from_template(card_data, str(TEMPLATE), **values)) + "\n"
 
 
-def latent(facts: dict[str, Any]) -> str:
-    """How a VAE uses its latent space."""
-    if "latent" not in facts:
-        return ""
-    use = facts["latent"]
-    short, prior, among = use["short"], use["prior"], use["among"]
-    told = (
-        f"Its latent space, on the {use['lines']:,} held-out lines: reconstruction {use['reconstruction']:.2f} nats a line, "
-        f"KL divergence {use['kl_divergence']:.2f}; among {among:,} lines a point tells {use['mutual_information']:.2f} nats of its own, "
-        f"of {math.log(among):.2f} that it could; {use['active']} of {facts['config']['latent']} numbers are active. Of "
-        f"{short['lines']:,} lines of up to {short['characters']} characters "
-        f"{short['exact']:,} ({short['exact'] / max(1, short['lines']):.0%}) come back exactly from their mean; "
-        f"of any line, {use['alike']:.0%} of its characters. Of "
-        f"{prior['lines']:,} points drawn from the prior {prior['new']:,} ({prior['new'] / prior['lines']:.0%}) give a line that "
-        f"is new, not empty, and ends within {prior['characters']} characters."
-    )
-    return fill(told, 120) + "\n\n"
+def render_loss_curve(facts: Facts, width: int = 640, height: int = 320) -> str:
+    """An SVG of the training and held-out loss of a run over its steps, in nats per token.
 
-
-def made_without_steps(facts: dict[str, Any]) -> str:
-    """What a run did that took no steps."""
-    if facts["kind"] == "ngram":
-        longest, whole = facts["order"], facts["whole"]
-        some = f", those longer than {whole} where they count more than once" if whole < longest else ""
-        return f"all sequences of up to {longest} {unit(facts)}s counted{some} ({facts['smoothing']})"
-    if facts["kind"] == "mixture":
-        first, second = (part["name"] for part in facts["parts"])
-        return (
-            f"{100 * facts['weight']:.1f} % of {first}, the rest of {second}; the weight is the best for two models of the same "
-            "kinds that learned from the first 90 % of the training text alone, on its last tenth. Mixed"
-        )
-    return "all pairs counted"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that a person would say."""
-    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
-
-
-def loss_curve(facts: dict[str, Any], width: int = 640, height: int = 320) -> str:
-    """The losses of a run as an SVG picture: held out and train over the steps, in nats a token."""
+    Args:
+        facts: The content of training.json, with at least one point in "curve".
+        width: In pixels.
+        height: In pixels.
+    """
     curve = facts["curve"]
-    values = [point[side] for point in curve for side in ("train", "held_out")]
-    low, high = math.floor(min(values) * 10) / 10, math.ceil(max(values) * 10 + 0.1) / 10
+    losses = [point[side] for point in curve for side in ("train", "held_out")]
+    low, high = math.floor(min(losses) * 10) / 10, math.ceil(max(losses) * 10 + 0.1) / 10
     last = max(point["step"] for point in curve)
     left, top, right, bottom = 52, 16, width - 100, height - 40
 
-    def place(step: float, loss: float) -> tuple[float, float]:
+    def position(step: float, loss: float) -> tuple[float, float]:
         return left + (right - left) * step / last, bottom - (bottom - top) * (loss - low) / (high - low)
 
-    marks = [low + (high - low) * i / 4 for i in range(5)]
+    ticks = [low + (high - low) * i / 4 for i in range(5)]
     parts = [
         f'<line x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="#ddd"/>'
-        f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{mark:.2f}</text>'
-        for mark in marks
-        for y in [place(0, mark)[1]]
+        f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:.2f}</text>'
+        for tick in ticks
+        for y in [position(0, tick)[1]]
     ]
     for side, label, colour in (("train", "train", "#999"), ("held_out", "held out", "#b3471d")):
-        points = [place(point["step"], point[side]) for point in curve]
+        points = [position(point["step"], point[side]) for point in curve]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts.append(f'<circle cx="{points[-1][0]:.1f}" cy="{points[-1][1]:.1f}" r="3" fill="{colour}"/>')
         parts.append(f'<text x="{points[-1][0] + 8:.1f}" y="{points[-1][1] + 4:.1f}" fill="{colour}">{label}</text>')
     parts.append(f'<text x="{right}" y="{bottom + 26}" text-anchor="end">{last:,} steps</text>')
-    parts.append(f'<text x="{left}" y="{bottom + 26}">nats a {unit(facts)}</text>')
+    parts.append(f'<text x="{left}" y="{bottom + 26}">nats per {_unit(facts)}</text>')
     title = escape(f"Loss of {facts['kind']} on {facts['data']['name']}")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'font-family="sans-serif" font-size="13" fill="#333"><title>{title}</title>'
         f'<rect width="100%" height="100%" fill="white"/>{"".join(parts)}</svg>\n'
     )
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds below 90, else minutes."""
+    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+
+
+def _unit(facts: Facts) -> str:
+    return "character" if facts["tokenizer"] == "char" else "token"
+
+
+def _comparison(facts: Facts) -> list[str]:
+    """Rows of a table: the model, its parts and the baselines, in nats and bits per character."""
+    mine, baselines = facts["held_out"]["bits_per_character"], facts["baselines"]
+    bits = {"this model": mine}
+    bits |= {part["name"]: part["held_out"]["bits_per_character"] for part in facts.get("parts", ())}
+    bigram = baselines["bigram"] / math.log(2)
+    if not math.isclose(bigram, mine, abs_tol=1e-9):  # else it is this model
+        bits["baseline: bigram of characters"] = bigram
+    bits["baseline: uniform over the characters"] = baselines["uniform"] / math.log(2)
+    return [f"{name} | {each * math.log(2):.4f} | {each:.4f}" for name, each in bits.items()]
+
+
+def _describe_bound(facts: Facts) -> str:
+    samples = facts["held_out"].get("iwae_samples")
+    how = f" with {samples} samples per line" if samples else ""
+    return f"The exact loss is intractable; its figures are importance-weighted upper bounds{how}."
+
+
+def _describe_selection(facts: Facts) -> str:
+    """How checkpoints were selected on the held-out text, and by how much that can flatter the model."""
+    curve, unit = facts["curve"], _unit(facts)
+    if any(MODEL_REGISTRY[part["kind"]].task for part in facts.get("parts", ())):
+        return "Checkpoints of its parts were selected on this text; their cards say by how much that can flatter them."
+    if len(curve) < 2:
+        return ""
+    best, last = min(point["held_out"] for point in curve), curve[-1]["held_out"]
+    selected = f"The checkpoint was selected on this text: it has the lowest loss of {len(curve)} evaluations during training."
+    if last == best:
+        return f"{selected} It is also the last one, so the selection did not flatter it."
+    return (
+        f"{selected} That can flatter it by up to {last - best:.4f} nats per {unit}, the difference between the last checkpoint "
+        f"({last:.4f}) and the best ({best:.4f})."
+    )
+
+
+def _latent_space(facts: Facts) -> Facts | None:
+    """The measurements of a latent variable model, as rows of a table."""
+    latent = facts.get("latent")
+    if latent is None:
+        return None
+    short, prior, n = latent["short_lines"], latent["prior_samples"], latent["mutual_information_lines"]
+    rows = [
+        ("reconstruction", f"{latent['reconstruction']:.2f} nats per line"),
+        ("KL divergence", f"{latent['kl_divergence']:.2f} nats per line"),
+        ("mutual information", f"{latent['mutual_information']:.2f} nats, of at most {math.log(n):.2f} with {n:,} lines"),
+        ("active units", f"{latent['active_units']} of {facts['train_config']['latent']}"),
+        (
+            f"exact reconstructions of lines of up to {short['characters']} characters",
+            f"{short['exact']:,} of {short['lines']:,} ({short['exact'] / max(1, short['lines']):.0%})",
+        ),
+        ("similarity of lines and reconstructions", f"{latent['mean_similarity']:.0%}"),
+        (
+            f"samples from the prior that are new lines of 1 to {prior['characters']} characters",
+            f"{prior['new']:,} of {prior['lines']:,} ({prior['new'] / max(1, prior['lines']):.0%})",
+        ),
+        ("distinct samples from the prior", f"{prior['unique']:,} of {prior['lines']:,}"),
+    ]
+    return {"lines": f"{latent['lines']:,}", "rows": rows}
+
+
+def _describe_method(facts: Facts) -> str:
+    """How the weights came about."""
+    unit = _unit(facts)
+    if "parts" in facts:
+        first, second = (part["name"] for part in facts["parts"])
+        split = facts["proxy_run"].get(
+            "split", "the first 90 % of the training text to train them, its last 10 % to fit the weight"
+        )
+        return (
+            f"A mixture of {facts['weight']:.1%} {first} and {1 - facts['weight']:.1%} {second}. "
+            f"The weight was fitted with proxies, two models of the same families trained on less text: {split}"
+        )
+    if "order" in facts:
+        order, cutoff = facts["order"], facts["singleton_cutoff"]
+        pruned = f" n-grams of more than {cutoff} {unit}s that occur once were left out." if cutoff < order else ""
+        return f"Counts of n-grams of up to {order} {unit}s with {facts['smoothing']} smoothing.{pruned}".removesuffix(".")
+    if not facts["curve"]:
+        return f"Counts of pairs of {unit}s with add-k smoothing, k = {facts['k']}"
+    return f"{facts['steps']:,} steps of {facts['method']}"
