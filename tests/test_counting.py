@@ -1,96 +1,78 @@
+"""An n-gram that is counted, with its order and singleton cutoff chosen."""
+
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from gpt import NGram, load
-from gpt.models.ngram import discounts
-from gpt.models.ngram import fit_counts as sequences
-from train.card import card
-from train.counting import fit_ngram
-from train.data import TextDataset
-from train.evaluate import WINDOW, eval_context, evaluate, token_nll
-from train.runs import TokenizedDataset, fit_counts
+from gpt import NGram, Tokenizer, load
+from gpt.models.ngram import count_ngrams, discounts
+from train.counting import FIT_FUNCTIONS, fit_ngram
+from train.data import TextDataset, TokenizedDataset, concatenate, split_documents
+from train.evaluate import evaluate
+from train.runs import fit_counts
+from train.tokenizers import tokenize
 from train.trainer import EndEvent, EvalEvent
 
 
-@pytest.fixture(scope="module")
-def texts(data):
-    return TokenizedDataset.of(data, 1)
+@pytest.fixture(scope="module", params=["text", "lines"])
+def tokenized(request, data, line_data):
+    return tokenize(data if request.param == "text" else line_data)
 
 
-@pytest.fixture(scope="module")
-def counted(texts):
-    return fit_ngram(texts.train, len(texts.tokenizer))
+def test_settings_are_the_best_on_the_last_tenth_of_the_training_documents(tokenized):
+    counted, validation = split_documents(tokenized.train)
+    V, eos = len(tokenized.tokenizer), tokenized.eos_token_id
+    model, facts = fit_ngram(tokenized)
+    for each in facts["tried"]:
+        counts = count_ngrams(concatenate(counted), V, each["order"], eos)
+        tried = NGram.from_counts(counts, V, each["singleton_cutoff"], eos)
+        assert evaluate(tried, validation).nats_per_token == pytest.approx(each["nll"])
+    best = min(facts["tried"], key=lambda each: each["nll"])
+    assert (facts["order"], facts["singleton_cutoff"]) == (best["order"], best["singleton_cutoff"])
+    assert len({(each["order"], each["singleton_cutoff"]) for each in facts["tried"]}) == len(facts["tried"])
+    counts = count_ngrams(concatenate(tokenized.train), V, facts["order"], eos)
+    again = NGram.from_counts(counts, V, facts["singleton_cutoff"], eos)
+    assert torch.equal(model.ngram_ids, again.ngram_ids)
+    assert torch.equal(model.probs, again.probs)
+    assert facts["discounts"] == [discounts(each).tolist() for _, each in counts]
 
 
-def make(texts):
-    return fit_ngram(texts.train, len(texts.tokenizer))
+def test_the_held_out_part_changes_nothing(data):
+    train_part, held_out = (part.text for part in data.split())
+    (one, facts), (two, same_facts) = (
+        fit_ngram(tokenize(replace(data, documents=(train_part + tail,)))) for tail in (held_out, held_out[::-1])
+    )
+    assert facts == same_facts
+    assert torch.equal(one.probs, two.probs)
 
 
-@pytest.fixture(scope="module")
-def folder(data, tmp_path_factory):
-    out = tmp_path_factory.mktemp("counted") / "my-ngram"
-    events = list(fit_counts(data, out, 3, "a test", "ngram", make))
-    assert [type(event) for event in events] == [EvalEvent, EndEvent]
-    return out
+@pytest.mark.slow
+def test_a_run_writes_a_weights_folder(data, tmp_path):
+    out = tmp_path / "my-ngram"
+    events = list(fit_counts(data, out, seed=3, command="a test", kind="ngram", fit=fit_ngram))
+    assert isinstance(events[-1], EndEvent)
+    assert sum(isinstance(event, EvalEvent) for event in events) == 1
+    facts, lm, tokenized = json.loads((out / "training.json").read_text()), load(out), tokenize(data)
+    fitted, how = fit_ngram(tokenized)
+    assert torch.equal(lm.model.ngram_ids, fitted.ngram_ids)
+    assert (facts["kind"], facts["method"], facts["order"]) == ("ngram", "counting", how["order"])
+    assert facts["context_length"] == lm.context_length == facts["order"] - 1
+    assert facts["held_out"]["nats_per_token"] == pytest.approx(evaluate(lm.model, tokenized.held_out).nats_per_token)
+    assert (out / "README.md").is_file()
 
 
-def test_order_and_leaving_out_are_the_best_on_the_last_tenth_of_the_training_part(texts, counted):
-    cut, V = int(len(texts.train) * 0.9), len(texts.tokenizer)
-    model, how = counted
-    for each in how["tried"]:
-        tried = NGram.smoothed(sequences(texts.train[:cut], V, each["order"]), V, each["whole"])
-        assert evaluate(tried, texts.train[cut:], WINDOW).nats_per_token == pytest.approx(each["nats"])
-    best = min(how["tried"], key=lambda each: each["nats"])
-    assert (how["order"], how["whole"]) == (best["order"], best["whole"])
-    assert len({(each["order"], each["whole"]) for each in how["tried"]}) == len(how["tried"])
-    counts = sequences(texts.train, V, how["order"])
-    again = NGram.smoothed(counts, V, how["whole"])
-    assert torch.equal(model.codes, again.codes)
-    assert torch.equal(model.shares, again.shares)
-    assert how["discounts"] == [discounts(each).tolist() for _, each in counts]
-
-
-def test_the_held_out_part_changes_nothing(data, counted):
-    cut = int(len(data.text) * 0.9)
-    other, how = make(TokenizedDataset.of(TextDataset("other", data.text[:cut] + data.text[cut:][::-1], "1" * 64, None), 1))
-    assert how == counted[1]
-    assert torch.equal(other.shares, counted[0].shares)
-
-
-def test_a_run_leaves_a_whole_folder(folder, data, texts, counted):
-    facts, lm = json.loads((folder / "training.json").read_text()), load(folder)
-    assert torch.equal(lm.model.codes, counted[0].codes)
-    assert (facts["kind"], facts["method"], facts["order"]) == ("ngram", "counting", counted[1]["order"])
-    assert facts["window"] == lm.window == facts["order"] - 1
-    assert facts["held_out"]["nats_per_token"] == pytest.approx(evaluate(lm.model, texts.evaluate, WINDOW).nats_per_token)
-    text = (folder / "README.md").read_text()
-    assert text == card(facts, "my-ngram")
-    assert "| counting pairs of characters (bigram) |" in text
-    assert "`a test`: all sequences of up to" in text
-    assert "library_name: safetensors" in text
-
-
-def test_the_shortest_text_can_be_counted(tmp_path):
-    for text in ("ab" * 10, "a" * 20):
-        model, how = make(TokenizedDataset.of(TextDataset("short", text, "", None), 1))
-        assert model.config.order == how["order"]
+@pytest.mark.parametrize("text", ["ab" * 10, "a" * 20])
+@pytest.mark.parametrize("kind", FIT_FUNCTIONS)
+def test_the_shortest_text_can_be_counted(text, kind):
+    tokenized = tokenize(TextDataset("short", (text,), ""))
+    model, _ = FIT_FUNCTIONS[kind](tokenized)
+    assert evaluate(model, tokenized.held_out).tokens == 1
 
 
 def test_orders_that_a_vocabulary_cannot_have_are_not_tried():
-    ids = torch.arange(300).repeat(3)
-    assert {each["order"] for each in fit_ngram(ids, 30_000)[1]["tried"]} == {2, 3}
-
-
-def test_costs_are_those_of_the_held_out_loss(tiny_gpt):
-    ids = torch.randint(tiny_gpt.config.vocab_size, (50,), generator=torch.Generator().manual_seed(0))
-    each = token_nll(tiny_gpt, ids, 16)
-    assert each.shape == (49,)
-    assert evaluate(tiny_gpt, ids, 16).nats_per_token == pytest.approx(each.mean().item())
-    logprobs = tiny_gpt(ids[None, 16:32])[0][0].detach().log_softmax(-1)
-    torch.testing.assert_close(each[16:32], -logprobs.gather(-1, ids[17:33, None])[:, 0])
-
-
-def test_a_gpt_is_read_in_its_own_window_and_whatever_counts_in_256(tiny_gpt, tiny_bigram, counted):
-    assert (eval_context(tiny_gpt), eval_context(tiny_bigram), eval_context(counted[0])) == (tiny_gpt.window, 256, 256)
+    vocab = {chr(0x4E00 + i): i for i in range(20_000)} | {"\n": 20_000}
+    tokenizer = Tokenizer.from_text("".join(vocab))
+    tokenized = TokenizedDataset(tokenizer, [torch.arange(300).repeat(3)], [torch.arange(9)], "char", None)
+    assert {each["order"] for each in fit_ngram(tokenized)[1]["tried"]} == {2, 3}

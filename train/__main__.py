@@ -1,257 +1,429 @@
-"""`python -m train`: train a model from a text, measure it, publish it."""
+"""`python -m train`: train a model on a text, evaluate it, publish it."""
 
 import argparse
+import json
+import math
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Generator
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Generator
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import torch
 from tqdm import tqdm
 
-from gpt import VAE, CheckpointError, load
+from gpt import CheckpointError, load
 from gpt.hub import HubError
-from train import data as texts
-from train.card import duration
+from gpt.models.registry import MODEL_REGISTRY, family_of
+from gpt.sampling import MAX_SEED
+from train.card import format_duration
 from train.configs import TRAIN_CONFIGS, TrainConfig
-from train.counting import fit_ngram
+from train.counting import FIT_FUNCTIONS
+from train.data import SOURCES, TextDataset, encode_documents, load_dataset, target_text
 from train.distributed import DistributedContext
-from train.evaluate import eval_context, evaluate, target_text
+from train.evaluate import EvalResult, evaluate
 from train.mixture import fit_mixture
 from train.publish import publish
-from train.runs import fit_counts, train
+from train.runs import TRAINING, fit_counts, train
 from train.tasks.vae import iwae_bound
-from train.trainer import Budget, EndEvent, EvalEvent, Event, SampleEvent, StepEvent
+from train.trainer import Budget, EndEvent, EvalEvent, Event, ProgressEvent, SampleEvent, StepEvent
 
 DEFAULT_MINUTES = 20.0
-SHAPE = (
-    ("layers", int, "blocks"),
-    ("width", int, "channels"),
-    ("context", int, "tokens seen at once"),
-    ("dropout", float, "share of the channels dropped in training"),
-    ("free_bits", float, "nats that each number of a vae's space costs for free: more of them hold more of a line"),
-)
+BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
+TTY_INTERVAL_S, LOG_INTERVAL_S = 0.1, 30  # between two updates of the progress bar
+EVALUATORS: dict[str, Callable[..., EvalResult]] = {"exact": evaluate, "bound": iwae_bound}  # by `ModelFamily.likelihood`
+T = TypeVar("T", int, float)
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m train", description="Train a small language model, measure or publish it.")
-    commands = top.add_subparsers(dest="command", required=True)
+def option_type(convert: Callable[[str], T], is_allowed: Callable[[T], bool], allowed: str) -> Callable[[str], T]:
+    """An argparse type for numbers in a range.
+
+    Args:
+        convert: `int` or `float`.
+        is_allowed: Whether a number is in the range.
+        allowed: The range in words, for the error message.
+    """
+
+    def parse(text: str) -> T:
+        try:
+            value = convert(text)
+        except ValueError:
+            value = None
+        if value is None or not is_allowed(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; give {allowed}")
+        return value
+
+    return parse
+
+
+COUNT = option_type(int, lambda n: n > 0, "a whole number above 0")
+MINUTES = option_type(float, lambda x: 0 < x < math.inf, "a number above 0")
+SEED = option_type(int, lambda n: 0 <= n <= MAX_SEED, f"a whole number from 0 to {MAX_SEED}")
+PROBABILITY = option_type(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
+NATS = option_type(float, lambda x: 0 <= x < math.inf, "a number from 0 up")
+
+# Options that set a field of the same name of a training configuration, for the families that have it: type and help.
+CONFIG_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "layers": (COUNT, "number of layers"),
+    "width": (COUNT, "channels of a layer"),
+    "context": (COUNT, "tokens of a training window, and of the sliding window of a gpt"),
+    "dropout": (PROBABILITY, "dropout probability"),
+    "free_bits": (NATS, "KL floor of each latent dimension, in nats: a higher one reconstructs better, with a looser bound"),
+}
+RUN_OPTIONS = ("minutes", "steps", "resume", "device", "compile")
+
+
+def config_fields(kind: str) -> set[str]:
+    """The options in `CONFIG_OPTIONS` that a family has."""
+    return {field.name for field in fields(TRAIN_CONFIGS[kind])} & CONFIG_OPTIONS.keys() if kind in TRAIN_CONFIGS else set()
+
+
+def flag(name: str) -> str:
+    """The option that sets an attribute of the parsed arguments."""
+    return f"--{name.replace('_', '-')}"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train", description="Train a small language model on a text, evaluate it, publish it."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
 
     run = commands.add_parser("run", help="train a model and write a weights folder")
-    run.add_argument(
-        "kind",
-        choices=(*TRAIN_CONFIGS, "ngram", "mixture"),
-        help="what to make; a bigram is counted, unless a budget says to learn it",
-    )
-    run.add_argument("--data", required=True, help=f"a text file, or one of: {', '.join(texts.SOURCES)}")
-    run.add_argument("--lines", action="store_true", help="each line of the data is an item of its own, as names are")
-    run.add_argument("--out", required=True, type=Path, help="the folder to write")
+    run.set_defaults(handler=run_command)
+    kinds = list(dict.fromkeys([*FIT_FUNCTIONS, *TRAIN_CONFIGS, *MODEL_REGISTRY]))  # the simplest first
+    run.add_argument("kind", choices=kinds, help="the model family; a bigram is counted, or trained if a budget is given")
+    run.add_argument("--data", required=True, help=f"a text file in UTF-8, or one of: {', '.join(SOURCES)}")
+    run.add_argument("--lines", action="store_true", help="each line of the text is a document of its own")
+    run.add_argument("--out", required=True, metavar="FOLDER", help="the weights folder to write; it must be empty or new")
     run.add_argument(
         "--tokenizer",
-        default="char",
-        help="char: a token for each character; bpe:N: N pieces of words, learned from the text; gpt2: GPT-2's, from the Hub; "
-        "or a tokenizer.json (%(default)s)",
+        help="char: one token per character; bpe:N: byte-level BPE with N tokens, trained on the text; gpt2: that of GPT-2, "
+        "from the Hub; or a tokenizer.json (default: char)",
     )
-    run.add_argument("--of", nargs=2, metavar="MODEL", help="the two models of a mixture, made from this text: names or folders")
+    run.add_argument("--of", nargs=2, metavar="MODEL", help="the models of a mixture, made from the same text: names or folders")
     budget = run.add_mutually_exclusive_group()
     budget.add_argument(
         "--minutes",
-        type=float,
-        help=f"how long to train; also picks the size (gpt: {DEFAULT_MINUTES:g}); of a mixture, its rehearsal",
+        type=MINUTES,
+        help=f"training time, which also picks the size of the model (default: {DEFAULT_MINUTES:g}); of a mixture, the time of "
+        "each proxy run",
     )
-    budget.add_argument("--steps", type=int, help="train this many steps instead")
-    run.add_argument("--seed", type=int, default=1337, help="of weights, batches and samples (%(default)s)")
-    run.add_argument("--resume", action="store_true", help="go on with a run that was stopped; repeat its other options")
-    run.add_argument("--device", choices=("cpu", "cuda"), help="cuda if there is one, else cpu")
+    budget.add_argument("--steps", type=COUNT, help="number of training steps, instead of a time")
+    run.add_argument("--seed", type=SEED, default=1337, help="of initial weights, batches and samples (default: %(default)s)")
+    run.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in --out; repeat its other options. With a larger budget, a finished run continues, too: the "
+        "learning rate goes back up to its place in the schedule of the new budget, and falls to zero again",
+    )
+    run.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if available, else cpu")
     run.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
-        help="compile the model first: a minute that pays in a run of ten (on a GPU yes, else no)",
+        help="compile the model first, which takes a minute and pays off in runs of ten or more (default: on a GPU)",
     )
-    for name, kind, text in SHAPE:
-        run.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"{text}, if not what suits the minutes")
+    sizes = run.add_argument_group("hyperparameters", "By default they suit --minutes.")
+    for name, (option, text) in CONFIG_OPTIONS.items():
+        families = ", ".join(kind for kind in TRAIN_CONFIGS if name in config_fields(kind))
+        sizes.add_argument(flag(name), type=option, help=f"{text} ({families})")
 
-    evaluate = commands.add_parser("evaluate", help="held-out loss of a weights folder")
-    evaluate.add_argument("model", help="a name under weights/, a folder, or a Hub id")
-    evaluate.add_argument("--data", required=True, help="the text that it was trained on: its last tenth is scored")
+    evaluation = commands.add_parser("evaluate", help="held-out loss of a model")
+    evaluation.set_defaults(handler=evaluate_command)
+    evaluation.add_argument("model", help="a name under weights/, a folder, or a Hub id such as user/name")
+    evaluation.add_argument("--data", required=True, help="the text that it was trained on; its last tenth is scored")
 
-    send = commands.add_parser("publish", help="put a weights folder on the Hugging Face Hub, and the page as a Space")
-    send.add_argument("folder", type=Path, help="what `run` wrote, or a folder under weights/")
-    send.add_argument("--repo", required=True, metavar="USER/NAME", help="the model on the Hub; made if there is none")
-    send.add_argument("--private", action="store_true", help="nobody else may see it")
-    send.add_argument("--revision", default="main", metavar="BRANCH", help="publish to this branch (%(default)s)")
-    send.add_argument("--space", metavar="USER/NAME", help="the page as a Space with this model, too")
-    send.add_argument("--dry-run", action="store_true", help="check the folder, list what would be sent, and send nothing")
-    return top
-
-
-def pick_device(args: argparse.Namespace) -> str:
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("there is no CUDA device here; leave --device out to train on the CPU")
-    return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    publication = commands.add_parser("publish", help="upload a weights folder to the Hugging Face Hub, and the page as a Space")
+    publication.set_defaults(handler=publish_command)
+    publication.add_argument("folder", type=Path, help="what `run` wrote, or a folder under weights/")
+    publication.add_argument("--repo", required=True, metavar="USER/NAME", help="the model repository, created if missing")
+    publication.add_argument("--private", action="store_true", help="create private repositories")
+    publication.add_argument("--revision", default="main", metavar="BRANCH", help="branch to publish to (default: %(default)s)")
+    publication.add_argument("--space", metavar="USER/NAME", help="also publish the page with this model as a Space")
+    publication.add_argument("--dry-run", action="store_true", help="check the folder and list the files, but upload nothing")
+    return parser
 
 
-def run(args: argparse.Namespace, device: str, processes: DistributedContext) -> Generator[Event]:
-    with processes.main_process_first():  # the first may have to download it
-        data = texts.read(args.data, args.lines)
-    if processes.is_main_process and any(data.left_out.values()):
-        print(f"Lines of {data.name} that were left out: {told(data.left_out)}.", file=sys.stderr)
-    # As typed, but for where things lie on this machine: the command goes into the card.
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    command = "python -m train " + shlex.join(words)
-    shape = {name: value for name, _, _ in SHAPE if (value := getattr(args, name)) is not None}
-    if args.kind in ("ngram", "mixture", "vae") and processes.size > 1:
-        raise ValueError(f"{args.kind} takes one process; start it without torchrun")
-    if args.kind == "mixture" and not args.of:
-        raise ValueError("a mixture needs two models; name them with --of")
-    if args.kind != "mixture" and args.of:
-        raise ValueError("--of is for a mixture; leave it out")
-    if args.kind == "mixture" and args.tokenizer != "char":
-        raise ValueError("a mixture has the tokenizer of its two models; leave --tokenizer out")
-    if args.kind == "ngram":
-        given = {**shape, **{name: True for name in ("minutes", "steps", "resume", "device", "compile") if getattr(args, name)}}
-        if given:
-            raise ValueError(f"counting knows no {', '.join(given)}; leave it out")
-        return fit_counts(
-            data,
-            args.out,
-            args.seed,
-            command,
-            "ngram",
-            lambda t: fit_ngram(t.train, len(t.tokenizer), t.end_id),
-            args.tokenizer,
+def run_command(args: argparse.Namespace) -> None:
+    """Train, count or mix a model."""
+    device = pick_device(args.device)
+    distributed = DistributedContext.join(device)
+    show_events(start_run(args, device, distributed), Path(args.out), distributed)
+    if distributed.is_main_process:
+        print(f"The model is in {args.out}. Try: python -m gpt --model {shlex.quote(args.out)}")
+
+
+def start_run(args: argparse.Namespace, device: str, distributed: DistributedContext) -> Generator[Event]:
+    """Check the options of `run`, read the data, and return the events of the run."""
+    method = pick_method(args)
+    check_options(args, method)
+    if method != "training" and distributed.size > 1:
+        raise ValueError(f"{MODEL_REGISTRY[args.kind].title} takes one process; start it without torchrun")
+    with distributed.main_process_first():  # it may have to download the data
+        dataset = load_dataset(args.data, args.lines)
+    if distributed.is_main_process and (skipped := {reason: n for reason, n in dataset.skipped.items() if n}):
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in skipped.items())
+        print(f"Skipped lines of {dataset.name}: {reasons}.", file=sys.stderr)
+    out, command, tokenizer = Path(args.out), recorded_command(sys.argv[1:]), args.tokenizer or "char"
+    if method == "counting":
+        fit = FIT_FUNCTIONS[args.kind]
+        return fit_counts(dataset, out, seed=args.seed, command=command, kind=args.kind, fit=fit, tokenizer=tokenizer)
+    facts = read_facts(out) if args.resume else {}
+    budget = pick_budget(args, facts)
+    compile = device == "cuda" if args.compile is None else args.compile
+    options = {"seed": args.seed, "command": command, "resume": args.resume, "device": device}
+    if method == "mixing":
+        return fit_mixture(
+            dataset, out, args.of, lambda kind: pick_config(args, kind, dataset), budget, compile=compile, **options
         )
-    if args.kind == "bigram":
-        if shape:
-            raise ValueError(f"a bigram has no {', '.join(shape)}; leave it out")
-        if args.minutes is None and args.steps is None:
-            if args.resume or args.device or args.compile:
-                raise ValueError(
-                    "counting pairs knows no --resume, --device or --compile; leave them out, or give --steps to learn"
-                )
-            if processes.size > 1:
-                raise ValueError("counting takes one process; start it without torchrun, or give --steps to learn")
-            return fit_counts(data, args.out, args.seed, command, tokenizer=args.tokenizer)
-    recipe_of = partial(suits, minutes=args.minutes or DEFAULT_MINUTES, shape=shape, data=data)
-    if args.minutes is None and args.steps is None:
-        args.minutes = DEFAULT_MINUTES
-    compiles = args.kind == "mixture" or TRAIN_CONFIGS[args.kind].compiles
-    if args.compile and not compiles:
-        raise ValueError("PyTorch does not compile an LSTM; leave --compile out")
-    compile = (device == "cuda" and compiles) if args.compile is None else args.compile
-    budget = Budget(args.steps, args.minutes)
-    options = {"seed": args.seed, "command": command, "resume": args.resume, "device": device, "compile": compile}
-    if args.kind == "mixture":
-        return fit_mixture(data, args.out, args.of, recipe_of, budget, **options)
+    config = pick_config(args, args.kind, dataset, facts.get("train_config"))
     return train(
-        args.kind, recipe_of(args.kind), data, args.out, budget, processes=processes, tokenizer=args.tokenizer, **options
+        args.kind,
+        config,
+        dataset,
+        out,
+        budget,
+        compile=compile and config.compiles,
+        distributed=distributed,
+        tokenizer=tokenizer,
+        **options,
     )
 
 
-def suits(kind: str, minutes: float, shape: dict[str, Any], data: texts.TextDataset) -> TrainConfig:
-    """The recipe of a kind of model that suits the minutes, but for the sizes in `shape`, which were asked for."""
-    config = TRAIN_CONFIGS[kind].preset(minutes)
-    if odd := [name for name in shape if not hasattr(config, name)]:
-        raise ValueError(f"a {kind} has no {', '.join(odd)}; leave it out")
-    if data.lines:  # a window for the longest, with its start
-        shape = {"context": max(map(len, data.text.split("\n"))) + 1} | shape
-    return replace(config, **shape)
+def pick_device(device: str | None) -> str:
+    """The device to train on. Raises ValueError if CUDA is asked for and missing."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("there is no CUDA device; leave --device out to train on the CPU")
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def told(counts: dict[str, int]) -> str:
-    """What was counted, in words: "2 empty, 1 not UTF-8"."""
-    return ", ".join(f"{fit_counts:,} {what}" for what, fit_counts in counts.items() if fit_counts)
+def pick_method(args: argparse.Namespace) -> str:
+    """How a family is made: "counting", "training" or "mixing". A budget selects training where a family can be counted, too."""
+    has_budget = args.minutes is not None or args.steps is not None
+    if args.kind in FIT_FUNCTIONS and not (has_budget and args.kind in TRAIN_CONFIGS):
+        return "counting"
+    return "training" if args.kind in TRAIN_CONFIGS else "mixing"
 
 
-def show(events: Generator[Event], processes: DistributedContext = DistributedContext()) -> None:
-    """Print what a run reports. Ctrl-C ends it between two steps, with everything saved."""
-    stop = False
-
-    def ask_to_stop(*_: object) -> None:
-        nonlocal stop
-        stop = True
-
-    signal.signal(signal.SIGINT, ask_to_stop)
-    pause = 0.1 if sys.stderr.isatty() else 30  # seconds between two lines in a log file
-    look = "{desc} {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
-    with tqdm(total=100, mininterval=pause, bar_format=look, disable=not processes.is_main_process) as bar:
-        for event in events:
-            if processes.is_main_process:
-                tell(event, bar)
-            if processes.sum(stop) and not isinstance(event, EndEvent):  # all stop at one step, whoever was asked first
-                events.close()
-                if processes.is_main_process:
-                    bar.write("Stopped. The same command with --resume goes on from here.")
-                sys.exit(130)
+def check_options(args: argparse.Namespace, method: str) -> None:
+    """Raises ValueError if an option does not apply to the model family, or one is missing."""
+    title = MODEL_REGISTRY[args.kind].title
+    allowed = {
+        "counting": {"tokenizer"},
+        "training": {"tokenizer", *RUN_OPTIONS, *config_fields(args.kind)},
+        "mixing": {"of", *RUN_OPTIONS, *CONFIG_OPTIONS},
+    }[method]
+    options = ("tokenizer", "of", *RUN_OPTIONS, *CONFIG_OPTIONS)
+    if refused := [name for name in options if getattr(args, name) not in (None, False) and name not in allowed]:
+        hint = ", or give --steps to train it" if method == "counting" and args.kind in TRAIN_CONFIGS else ""
+        raise ValueError(f"{title} made by {method} does not take {', '.join(map(flag, refused))}; leave that out{hint}")
+    if method == "mixing" and not args.of:
+        raise ValueError(f"{title} needs two models; name them with --of")
+    if method == "training" and args.compile and not TRAIN_CONFIGS[args.kind].compiles:
+        raise ValueError(f"{title} is not compiled; leave --compile out")
 
 
-def tell(event: Event, bar: tqdm) -> None:
-    match event:
-        case StepEvent():
-            bar.n = 100 * event.progress
-            bar.set_description_str(f"step {event.step}", refresh=False)
-            bar.set_postfix_str(f"loss {event.loss:.3f}, {event.tokens_per_second:,.0f} tokens/s", refresh=False)
-            bar.update(0)
-        case EvalEvent():
-            mark = ", the best so far" if event.best else ""
-            bar.write(f"step {event.step}: train {event.train:.4f}, held out {event.evaluate:.4f} nats a token{mark}")
-        case SampleEvent():
-            bar.write(event.text + "\n")
-        case EndEvent():
-            bar.n = 100
-            bar.refresh()
-            if event.timings:  # counting has no parts
-                bar.write(account(event))
+def recorded_command(words: list[str]) -> str:
+    """The command line for the model card, without the folders of absolute paths, which are private."""
+    recorded = []
+    for word in words:
+        option, equals, value = word.rpartition("=")
+        recorded.append(f"{option}{equals}{Path(value).name if Path(value).is_absolute() else value}")
+    return "python -m train " + shlex.join(recorded)
 
 
-def account(done: EndEvent) -> str:
-    """Where the time of a run went, in one line."""
-    timings = sorted(done.timings.items(), key=lambda part: -part[1])
-    total = sum(done.timings.values())
-    parts = ", ".join(f"{name} {100 * seconds / total:.1f} %" for name, seconds in timings)
-    return f"{done.tokens:,} tokens in {duration(total)}, {done.tokens / total:,.0f} tokens/s: {parts}"
+def read_facts(out: Path) -> dict[str, Any]:
+    """The training.json of a run to resume; empty before its first evaluation. Raises ValueError if it is damaged."""
+    path = out / TRAINING
+    if not path.is_file():
+        return {}
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return {"train_config": dict(facts["train_config"]), "budget": dict(facts["budget"])}
+    except (ValueError, LookupError, TypeError):
+        raise ValueError(f"{path} is damaged, or of a run that cannot be resumed; remove the folder and train again") from None
 
 
-def evaluate(args: argparse.Namespace) -> None:
+def pick_budget(args: argparse.Namespace, facts: dict[str, Any]) -> Budget:
+    """The budget of the command line, or of the run to resume, or the default."""
+    if args.steps is None and args.minutes is None:
+        return Budget(**facts.get("budget", {"minutes": DEFAULT_MINUTES}))
+    return Budget(args.steps, args.minutes)
+
+
+def pick_config(args: argparse.Namespace, kind: str, dataset: TextDataset, resumed: dict[str, Any] | None = None) -> TrainConfig:
+    """The training configuration of a family, with the options of the command line.
+
+    Args:
+        args: The command line.
+        kind: Name of the family.
+        dataset: The data, whose longest line sets the context length.
+        resumed: The configuration of the run to resume, which a larger budget does not change.
+
+    Raises:
+        ValueError: If a value does not suit the family.
+    """
+    known = config_fields(kind)
+    options = {name: getattr(args, name) for name in CONFIG_OPTIONS if getattr(args, name) is not None}
+    if unknown := [name for name in options if name not in known]:
+        raise ValueError(f"{MODEL_REGISTRY[kind].title} does not take {', '.join(map(flag, unknown))}; leave that out")
+    if resumed:
+        return replace(TRAIN_CONFIGS[kind](**resumed), **options)
+    if dataset.is_lines:
+        options = {"context": max(map(len, dataset.documents)) + 1} | options  # 1: the start token
+    return replace(TRAIN_CONFIGS[kind].preset(args.minutes or DEFAULT_MINUTES), **options)
+
+
+def show_events(events: Generator[Event], out: Path, distributed: DistributedContext = DistributedContext()) -> None:
+    """Print the events of a run.
+
+    From the first step on, SIGINT (Ctrl-C) ends the run between two steps, with its state saved.
+
+    Args:
+        events: The run.
+        out: Its weights folder.
+        distributed: The processes of the run, of which the main one prints.
+
+    Raises:
+        SystemExit: With status 130, if the run was interrupted.
+    """
+    interrupted = False
+
+    def on_interrupt(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+
+    handler = signal.getsignal(signal.SIGINT)
+    with EventPrinter(enabled=distributed.is_main_process) as printer:
+        try:
+            for event in events:
+                if isinstance(event, StepEvent):
+                    signal.signal(signal.SIGINT, on_interrupt)
+                printer.show(event)
+                # The sum makes all processes stop at the same step, whichever was interrupted.
+                if not isinstance(event, EndEvent) and distributed.sum(interrupted):
+                    events.close()
+                    model = "" if (out / TRAINING).is_file() else f" before the first evaluation, so {out} holds no model yet"
+                    printer.write(f"Stopped{model}. Continue with the same command and --resume.")
+                    sys.exit(130)
+        finally:
+            signal.signal(signal.SIGINT, handler)
+
+
+class EventPrinter:
+    """Prints events, with a progress bar for training and one for each other kind of work. A context manager.
+
+    Args:
+        enabled: Whether to print anything.
+    """
+
+    def __init__(self, enabled: bool) -> None:
+        interval = TTY_INTERVAL_S if sys.stderr.isatty() else LOG_INTERVAL_S
+        self.enabled = enabled
+        self.bar = tqdm(desc="preparing", total=100, mininterval=interval, bar_format=BAR_FORMAT, disable=not enabled)
+        self.work = ""  # what the bar shows
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.close()
+
+    def write(self, line: str) -> None:
+        """Print a line above the bar."""
+        if self.enabled:
+            self.bar.write(line)
+
+    def show(self, event: Event) -> None:
+        """Print an event."""
+        if not self.enabled:
+            return
+        match event:
+            case StepEvent():
+                postfix = f"loss {event.loss:.3f}, {event.tokens_per_second:,.0f} tokens/s"
+                self._advance("training", event.progress, f"step {event.step}", postfix)
+            case ProgressEvent():
+                self._advance(event.description, event.progress, event.description)
+            case EvalEvent():
+                best = ", the best so far" if event.best else ""
+                self.write(f"step {event.step}: train {event.train:.4f}, held out {event.held_out:.4f} nats a token{best}")
+            case SampleEvent():
+                self.write(event.text + "\n")
+            case EndEvent():
+                self.bar.n = 100
+                self.bar.refresh()
+                self.work = ""
+                if event.timings:  # models that are counted have none
+                    self.write(describe_time(event))
+                if event.warning:
+                    self.bar.write(f"Warning: {event.warning}.", file=sys.stderr)
+
+    def _advance(self, work: str, progress: float, description: str, postfix: str = "") -> None:
+        self.bar.set_description_str(description, refresh=False)
+        self.bar.set_postfix_str(postfix, refresh=False)
+        if work != self.work:
+            self.bar.initial = 0
+            self.bar.reset()
+            self.bar.initial = 100 * progress  # so that the time left of a resumed run is right
+            self.work = work
+        self.bar.n = 100 * progress
+        self.bar.update(0)
+
+
+def describe_time(end: EndEvent) -> str:
+    """How fast a run was and what it spent its time on, in one line."""
+    timings = sorted(end.timings.items(), key=lambda item: -item[1])
+    total = sum(end.timings.values())
+    shares = ", ".join(f"{work} {100 * seconds / total:.1f} %" for work, seconds in timings)
+    return f"{end.tokens:,} tokens in {format_duration(total)}, {end.tokens / total:,.0f} tokens/s: {shares}"
+
+
+def evaluate_command(args: argparse.Namespace) -> None:
+    """Print the held-out loss of a model."""
     lm = load(args.model)
-    encoded = lm.tokenizer.encode(texts.read(args.data, lines=lm.end_id is not None).parts[1])
-    if len(encoded.ids) < 2:
-        raise ValueError(f"the last tenth of {args.data} has too few characters to score")
-    score = partial(iwae_bound, lm.model) if isinstance(lm.model, VAE) else partial(evaluate, lm.model)
-    result = score(torch.tensor(encoded.ids), eval_context(lm.model), target_text=target_text(lm.tokenizer, encoded.ids))
-    if encoded.left_out:
-        print(f"left out, because this model never saw them: {encoded.left_out!r}", file=sys.stderr)
+    held_out = load_dataset(args.data, is_lines=lm.eos_token_id is not None).split()[1]
+    documents = encode_documents(lm.tokenizer, held_out.documents, lm.eos_token_id)
+    if sum(len(document) - 1 for document in documents) < 1:
+        raise ValueError(f"the last tenth of {args.data} has too few tokens to score; give a longer text")
+    if unknown_chars := lm.tokenizer.encode(held_out.text).unknown_chars:
+        print(f"Skipped characters that are not in the vocabulary: {unknown_chars!r}", file=sys.stderr)
+    evaluator = EVALUATORS[family_of(lm.model.config).likelihood]
+    result = evaluator(lm.model, documents, target_text(lm.tokenizer, documents))
     print(
         f"{result.nats_per_token:.4f} nats a token, {result.bits_per_character:.4f} bits a character, "
         f"{result.bits_per_byte:.4f} bits a byte ({result.tokens:,} tokens)"
     )
 
 
+def publish_command(args: argparse.Namespace) -> None:
+    """Publish a weights folder."""
+    options = {"space": args.space, "private": args.private, "branch": args.revision, "dry_run": args.dry_run}
+    for line in publish(args.folder, args.repo, **options):
+        print(line, flush=True)
+
+
+def describe_error(error: Exception) -> str:
+    """An error as one sentence."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename} cannot be read or written ({error.strerror})"
+    return str(error)
+
+
 def main() -> None:
-    args = parser().parse_args()
+    """Run the command line."""
+    args = build_parser().parse_args()
     try:
-        if args.command == "run":
-            device = pick_device(args)
-            processes = DistributedContext.join(device)
-            show(run(args, device, processes), processes)
-            if processes.is_main_process:
-                print(f"The model is in {args.out}. Try: python -m gpt --model {shlex.quote(str(args.out))}")
-        elif args.command == "evaluate":
-            evaluate(args)
-        else:
-            options = {"space": args.space, "private": args.private, "branch": args.revision, "dry_run": args.dry_run}
-            for told in publish(args.folder, args.repo, **options):
-                print(told, flush=True)
+        args.handler(args)
     except (ValueError, OSError, CheckpointError, HubError) as error:
-        # What one process refuses, all of them do, and the first says so; what its machine denies it, each says itself.
+        # All processes raise the same ValueError, which the main one prints; an OSError may concern one machine only.
         silent = int(os.environ.get("RANK", "0")) > 0 and isinstance(error, ValueError)
-        sys.exit(1 if silent else f"python -m train: {error}")
-    except KeyboardInterrupt:  # before the first step, when there is nothing to keep
+        sys.exit(1 if silent else f"python -m train: {describe_error(error)}")
+    except KeyboardInterrupt:  # before the first step
         sys.exit(130)
     finally:
         DistributedContext.leave()

@@ -28,6 +28,7 @@ from gpt.checkpoint import atomic_write
 TRAIN_SHARE = 0.9
 MAX_LINE_CHARS = 255
 MIN_LINES = 20  # so that a tenth of the training part is a line
+MIN_TRAIN_TOKENS, MIN_HELD_OUT_TOKENS = 18, 2  # of a running text: a tenth of either part is a pair of tokens
 DOWNLOAD_TIMEOUT_S = 20
 SHUFFLE_SEED = 1337
 BUCKETS = (8, 16, 32, 64, 128, 256)  # tokens to which a line is padded
@@ -247,11 +248,12 @@ class TokenizedDataset:
         """
         eos_token_id = tokenizer.start_id if dataset.is_lines else None
         train, held_out = (encode_documents(tokenizer, part.documents, eos_token_id) for part in dataset.split())
-        least = max(20, math.ceil((context_length + 1) / TRAIN_SHARE))  # 20: a tenth of either part is a pair of tokens
-        if not dataset.is_lines and len(train[0]) + len(held_out[0]) < least:
+        tokens, held_out_tokens = len(train[0]), len(held_out[0])
+        least = max(context_length + 1, MIN_TRAIN_TOKENS)
+        if not dataset.is_lines and (tokens < least or held_out_tokens < MIN_HELD_OUT_TOKENS):
             raise ValueError(
-                f"{dataset.name} has {len(train[0]) + len(held_out[0])} {tokenizer.unit}s; "
-                f"a run with windows of {context_length} needs {least} or more"
+                f"{dataset.name} has {tokens + held_out_tokens} {tokenizer.unit}s; "
+                f"a run with windows of {context_length} needs {math.ceil(least / TRAIN_SHARE)} or more"
             )
         return cls(tokenizer, train, held_out, tokenizer_name, eos_token_id)
 
@@ -288,6 +290,14 @@ def split_documents(documents: list[Tensor], share: float = TRAIN_SHARE) -> tupl
 def last_documents(documents: list[Tensor], like: list[Tensor]) -> list[Tensor]:
     """The end of `documents`: as many documents as `like` has, or as many tokens of a single one."""
     return [documents[0][-len(like[0]) :]] if len(documents) == 1 else documents[-len(like) :]
+
+
+def first_documents(documents: list[Tensor], tokens: int) -> list[Tensor]:
+    """The start of `documents`: about `tokens` targets, at least one document or all of a shorter text."""
+    if len(documents) == 1:
+        return [documents[0][: tokens + 1]]
+    ends = torch.tensor([len(document) - 1 for document in documents]).cumsum(0)
+    return documents[: max(1, int((ends <= tokens).sum()))]
 
 
 def concatenate(documents: Sequence[Tensor]) -> Tensor:

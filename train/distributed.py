@@ -1,8 +1,8 @@
-"""One run in several processes, as torchrun starts them: data parallel training.
+"""Data-parallel training in several processes, which torchrun starts.
 
-Every process holds the whole model and draws the same batch; each computes the gradients of its own rows, and all take
-their mean. The mean is one sum over one flat vector: DistributedDataParallel would begin it while the backward pass still
-runs, which models this small have no use for, and would stand between the trainer and the model that it compiles and saves.
+Every process holds the whole model and samples the same batch, computes the gradients of its own shard, and averages them with
+the others. The average is one all-reduce of one flat vector: DistributedDataParallel would overlap it with the backward
+pass, which gains nothing for models this small, and would wrap the module that the trainer compiles and saves.
 """
 
 import os
@@ -21,68 +21,82 @@ class WorkerLostError(ValueError):
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """The processes of a run, of which this is number `rank`. Alone, it is the first of one, and nothing here does anything."""
+    """The place of this process among the processes of a run. By default it is the only one, and no method communicates.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        size: Number of processes.
+    """
 
     rank: int = 0
     size: int = 1
 
     @classmethod
     def join(cls, device: str) -> "DistributedContext":
-        """Find the others, if torchrun has started any. Raises ValueError if there are fewer GPUs than processes."""
+        """Connect to the other processes, if torchrun has started any.
+
+        Raises:
+            ValueError: If there are fewer GPUs than processes.
+        """
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             return cls()
         if device == "cuda":
-            here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
-            if here > gpus:
-                raise ValueError(f"{here} processes need a GPU each and there are {gpus}; start fewer, or give --device cpu")
+            local_size, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+            if local_size > gpus:
+                raise ValueError(
+                    f"{local_size} processes need a GPU each and there are {gpus}; start fewer, or give --device cpu"
+                )
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
         return cls(dist.get_rank(), size)
 
     @staticmethod
     def leave() -> None:
+        """Disconnect."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the process that evaluates, writes and prints."""
+        """Whether this process evaluates, writes and prints."""
         return self.rank == 0
 
-    def share(self, rows: Tensor) -> Tensor:
-        """This process's rows of a batch. Refuse with `check` what does not divide: every share counts alike."""
-        return rows[self.rank :: self.size]
+    def shard(self, batch: Tensor) -> Tensor:
+        """The rows of a batch (B, ...) that this process trains on."""
+        return batch[self.rank :: self.size]
 
-    def check_posterior_collapse(self, rows: int) -> None:
-        """Raises ValueError if the rows of a batch cannot be shared evenly."""
-        if rows % self.size:
-            fit = ", ".join(str(n) for n in range(1, rows + 1) if rows % n == 0)
-            raise ValueError(f"a batch of {rows} rows does not divide among {self.size} processes; start one of: {fit}")
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raises ValueError if a batch cannot be divided evenly."""
+        if batch_size % self.size:
+            divisors = ", ".join(str(n) for n in range(1, batch_size + 1) if batch_size % n == 0)
+            raise ValueError(
+                f"a batch of {batch_size} rows does not divide among {self.size} processes; start one of: {divisors}"
+            )
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Make each tensor its mean over all processes, in place."""
+        """Replace each tensor by its mean over all processes, in place."""
         if self.size == 1:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
-        with _telling_of_loss():
+        with _translate_transport_errors():
             dist.all_reduce(flat)
         means = (flat / self.size).split([tensor.numel() for tensor in tensors])
         for tensor, mean in zip(tensors, means, strict=True):
             tensor.copy_(mean.view_as(tensor))
 
     def sum(self, number: float) -> float:
-        """The sum of what each process hands in, told to all. Whoever comes first waits."""
+        """The sum of `number` over all processes; waits for all of them."""
         if self.size == 1:
             return number
         total = torch.tensor(number, dtype=torch.float64)
-        with _telling_of_loss():
+        with _translate_transport_errors():
             dist.all_reduce(total)
         return total.item()
 
     @contextmanager
     def main_process_first(self) -> Iterator[None]:
-        """What it encloses is done by the first process, then by the others: they find what it has made."""
+        """Run the body in the main process, then in the others."""
         if not self.is_main_process:
             self.sum(0)
         yield
@@ -91,8 +105,8 @@ class DistributedContext:
 
 
 @contextmanager
-def _telling_of_loss() -> Iterator[None]:
+def _translate_transport_errors() -> Iterator[None]:
     try:
         yield
-    except RuntimeError:  # of the transport: a connection was closed, or nobody came
-        raise WorkerLostError("another process of this run has ended; the same command with --resume goes on") from None
+    except RuntimeError:  # gloo and NCCL raise it for a closed connection and for a timeout
+        raise WorkerLostError("another process of this run has ended; continue with the same command and --resume") from None

@@ -1,13 +1,12 @@
 """Held-out loss: the mean over all tokens of a text, in nats a token."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from gpt import LanguageModel
 from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM
@@ -86,10 +85,11 @@ def token_nll(model: CausalLM, documents: list[Tensor]) -> Tensor:
     return torch.cat(nll).cpu()
 
 
-def document_batches(documents: list[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
+def document_batches(documents: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """Inputs and targets (B, T) of documents in their order, padded; padded targets are -1."""
     batch_size = max(1, MAX_BATCH_TOKENS // max(map(len, documents)))
-    return DataLoader(documents, batch_size, collate_fn=pad_documents)  # type: ignore[arg-type]
+    for start in range(0, len(documents), batch_size):
+        yield pad_documents(documents[start : start + batch_size])
 
 
 def windows(ids: Tensor, model: CausalLM) -> Iterable[tuple[Tensor, Tensor]]:

@@ -62,10 +62,5 @@ def make_tokenizer(name: str, dataset: TextDataset) -> Tokenizer:
 
 
 def _gpt2() -> Tokenizer:
-    if folder := hub.cached(GPT2_REPO, None, (TOKENIZER_FILE,)):
-        return Tokenizer.from_file(folder / TOKENIZER_FILE)
-    hub.list_files(GPT2_REPO)  # says what is wrong if the Hub cannot be reached, which a partial download does not
-    with hub.staging_dir() as staging:
-        tokenizer = Tokenizer.from_file(hub.download(GPT2_REPO, None, (TOKENIZER_FILE,), staging) / TOKENIZER_FILE)
-        hub.commit_to_cache(staging)
-    return tokenizer
+    folder = hub.find_snapshot(GPT2_REPO, None, (TOKENIZER_FILE,)) or hub.download(GPT2_REPO, None, (TOKENIZER_FILE,))
+    return Tokenizer.from_file(folder / TOKENIZER_FILE)

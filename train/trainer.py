@@ -1,65 +1,109 @@
-"""The training loop. It knows no model, writes no file and prints nothing: it gives events to whoever listens."""
+"""The training loop. It knows no model family and writes no file: it runs a `TrainingTask` and yields events."""
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from gpt import LanguageModel
 from gpt.models.base import CausalLM
 from train.distributed import DistributedContext
+
+WARMUP = 0.02  # share of the budget in which the learning rate rises
+EVAL_INTERVAL = 0.05  # share of the budget between two evaluations, but at least the following, as one costs dozens of steps:
+MIN_EVAL_STEPS, MIN_EVAL_MINUTES = 100, 0.5
+FIRST_EVAL = 0.01  # share of the budget, but at most the following, so that a run that is stopped early leaves a model:
+FIRST_EVAL_STEPS, FIRST_EVAL_MINUTES = 10, 1 / 12
+ROUNDING = 1e-6  # less than a step, as a share of the time between two evaluations
 
 
 @dataclass(frozen=True)
 class StepEvent:
-    """One update was made. progress runs from 0 to 1; loss is of its batch, in nats a token."""
+    """The weights were updated.
+
+    Attributes:
+        step: Number of updates so far.
+        progress: Share of the budget that is used, from 0 to 1.
+        loss: Loss of the batch, summed over the phases of the step.
+        tokens_per_second: Positions of the batch, padding included, per second.
+        metrics: What else the task reported for the batch.
+    """
 
     step: int
     progress: float
     loss: float
     tokens_per_second: float
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class EvalEvent:
-    """The held-out text was scored. train is the mean over the steps since the last time; both in nats a token."""
+    """The model was evaluated on held-out data.
+
+    Attributes:
+        step: Number of updates so far.
+        seconds: Training time so far.
+        train: Mean loss of the steps since the last evaluation.
+        held_out: Validation loss.
+        best: Whether it is the lowest so far.
+        metrics: All that `TrainingTask.validate` returned; empty except in the main process.
+    """
 
     step: int
     seconds: float
     train: float
-    evaluate: float
+    held_out: float
     best: bool
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SampleEvent:
-    """A text that the model writes now."""
+    """The model generated a text."""
 
     step: int
     text: str
 
 
 @dataclass(frozen=True)
+class ProgressEvent:
+    """Work other than training has advanced; `progress` runs from 0 to 1."""
+
+    description: str
+    progress: float
+
+
+@dataclass(frozen=True)
 class EndEvent:
-    """The budget is used up. spent: where its seconds went, as `Trainer` names the parts."""
+    """The budget is used up.
+
+    Attributes:
+        step: Number of updates.
+        seconds: Training time.
+        tokens: Positions trained on, padding included.
+        timings: Seconds by kind of work (`Trainer`).
+        warning: Why the result means little; empty if it does not.
+    """
 
     step: int
     seconds: float
     tokens: int
     timings: dict[str, float] = field(default_factory=dict, compare=False)
+    warning: str = ""
 
 
-Event = StepEvent | EvalEvent | SampleEvent | EndEvent
+Event = StepEvent | EvalEvent | SampleEvent | ProgressEvent | EndEvent
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: a number of steps, or minutes of this machine."""
+    """How long to train: a number of steps, or minutes on this machine. Raises ValueError unless exactly one is above 0."""
 
     steps: int | None = None
     minutes: float | None = None
@@ -69,162 +113,264 @@ class Budget:
             raise ValueError("a budget is either steps or minutes; give one of them")
         amount = self.steps if self.steps is not None else self.minutes or 0
         if not 0 < amount < math.inf:
-            raise ValueError(f"a budget of {amount} is none; it must be a number above 0")
+            raise ValueError(f"the budget is {amount}; it must be a number above 0")
 
-    def progress(self, step: int, seconds: float) -> float:
-        """The share that is used up, 0 to 1."""
-        return min(1.0, step / self.steps if self.steps else seconds / (60 * (self.minutes or 1)))
+    def share(self, steps: float, minutes: float) -> float:
+        """The share of the budget that `steps`, or `minutes` if it is one of time, are."""
+        return steps / self.steps if self.steps else minutes / (self.minutes or 1)
 
 
-WARMUP = 0.02  # share of the budget
+Batch = Sequence[Tensor]
+
+
+class TrainingTask(ABC):
+    """What to train: the networks, their data and their losses. Everything that differs between model families.
+
+    Attributes:
+        module: All parameters that are trained, and saved for resuming.
+        model: The part of it that is written to the weights folder.
+    """
+
+    module: nn.Module
+    model: CausalLM
+
+    @abstractmethod
+    def configure_optimizers(self) -> list[list[torch.optim.Optimizer]]:
+        """The optimizers of each phase of a step. Called once. A GAN has two phases: discriminator and generator."""
+
+    @abstractmethod
+    def sample_batch(self, progress: float, generator: torch.Generator) -> Batch:
+        """Sample tensors (B, ...) on the CPU; the trainer shards and moves them.
+
+        Args:
+            progress: Share of the budget that is used.
+            generator: The same in all processes.
+        """
+
+    @abstractmethod
+    def training_step(self, batch: Batch, progress: float, phase: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Compute the losses of a batch, under autocast where the run uses bfloat16.
+
+        Args:
+            batch: This process's shard of what `sample_batch` returned.
+            progress: Share of the budget that is used.
+            phase: Index into `configure_optimizers()`.
+            generator: For noise; on the CPU, and different in each process.
+
+        Returns:
+            Scalars. The optimizers of the phase minimise "loss"; the others are reported.
+        """
+
+    @abstractmethod
+    def validate(self, quick: bool = False) -> dict[str, float]:
+        """Evaluate on held-out data. The model with the lowest "loss" is kept.
+
+        Args:
+            quick: Use a part of the data: the first evaluation only makes sure that a stopped run leaves a model.
+        """
+
+    @abstractmethod
+    def sample(self) -> str:
+        """Generate a text that shows the progress."""
+
+    def final_metrics(self, lm: LanguageModel, seconds: float) -> Generator[float, None, dict[str, Any]]:
+        """Measure a finished run.
+
+        Args:
+            lm: The best model, opened from the weights folder.
+            seconds: About how long it may take.
+
+        Yields:
+            The share that is done, from 0 to 1.
+
+        Returns:
+            Entries of training.json.
+        """
+        yield 1.0
+        return {}
+
+    def check_final_metrics(self, metrics: dict[str, Any]) -> None:  # noqa: B027 (optional)
+        """Raises ValueError if `metrics` show that the model is of no use."""
 
 
 def learning_rate_factor(progress: float) -> float:
-    """Up in the first 2 % of the budget, then linearly down to zero, which also settles the weights: no average of
-    them is needed on top."""
+    """Linear warm-up over the first 2 % of the budget, then linear decay to zero."""
     return min(max(progress, 1e-3) / WARMUP, 1.0 - progress)
 
 
+@contextmanager
+def seeded_rng(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed PyTorch's global generators for the body, and restore them afterwards.
+
+    For initial weights and dropout, which take no generator.
+    """
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng([torch.cuda.current_device()] if cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed(seed)
+        yield
+
+
 class Trainer:
-    """Trains a model, from wherever it stands to the end of its budget.
+    """Trains a task from its current state to the end of a budget.
 
-    batch        (progress, generator) -> inputs and next tokens (B, T); a target of -1 does not count
-    evaluate     () -> held-out loss in nats a token
-    sample       () -> a text
-    optimizers   any; their learning rates are scaled by the schedule
-    loss         (inputs, next tokens, progress) -> what is made small, in nats a token; if not the cost of each next token
-    processes    which share each batch's rows; the first one's clock is that of all
+    `timings` has seconds by kind of work: data, forward, backward, exchange (waiting for other processes included), optimizer,
+    evaluation (samples included), and saving (time between two events). CUDA kernels run asynchronously, so forward,
+    backward and optimizer are timed together there, as update. The first update of each batch shape with `compile` is
+    compiling.
 
-    `spent` says where the seconds went: data, forward, backward, exchange (waiting for the other processes included),
-    optimizer, evaluation (the sample included), and saving, which is whatever was done between two events. A GPU is only
-    told what to do and works behind our back: there forward, backward and optimizer are one part, update. With
-    `compile`, an update of a shape that is new is compiling.
+    Args:
+        task: What to train.
+        budget: How long to train.
+        seed: Of batches, noise and dropout. The process's global random state is left as it is.
+        low_precision: Run `training_step` under bfloat16 autocast.
+        compile: Compile `training_step`, which then must not depend on `progress` or `generator`.
+        distributed: The processes that share each batch. The clock of the main process counts.
     """
 
     def __init__(
         self,
-        model: CausalLM,
-        optimizers: list[torch.optim.Optimizer],
-        batch: Callable[[float, torch.Generator], tuple[Tensor, Tensor]],
-        evaluate: Callable[[], float],
-        sample: Callable[[], str],
+        task: TrainingTask,
         budget: Budget,
         seed: int = 0,
         low_precision: bool = False,
         compile: bool = False,
-        processes: DistributedContext = DistributedContext(),
-        loss: Callable[[Tensor, Tensor, float], Tensor] | None = None,
+        distributed: DistributedContext = DistributedContext(),
     ) -> None:
-        self.model, self.optimizers, self.budget, self.seed = model, optimizers, budget, seed
-        self.processes = processes
-        self.batch, self.evaluate, self.sample = batch, evaluate, sample
-        self.device = next(model.parameters()).device
+        self.task, self.budget, self.seed, self.distributed = task, budget, seed, distributed
         self.low_precision, self.compile = low_precision, compile
-        self.loss = torch.compile(self._loss, dynamic=False) if compile else self._loss
-        self.other_loss = loss
-        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+        self.device = next(task.module.parameters()).device
+        self.training_step = torch.compile(task.training_step, dynamic=False) if compile else task.training_step
+        self.phases = task.configure_optimizers()
+        self.learning_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.step, self.tokens, self.seconds = 0, 0, 0.0
-        self.best = float("inf")
-        # The held-out text is scored twenty times, in a short run less often: it costs as much as dozens of steps.
-        self.interval = max(0.05, 100 / budget.steps if budget.steps else 0.5 / (budget.minutes or 1))
-        self.next_evaluation = self.interval  # as a share of the budget
+        self.best = math.inf
+        self.eval_interval = max(EVAL_INTERVAL, budget.share(MIN_EVAL_STEPS, MIN_EVAL_MINUTES))
+        self.next_evaluation = min(FIRST_EVAL, budget.share(FIRST_EVAL_STEPS, FIRST_EVAL_MINUTES))  # share of the budget
         self.losses: list[float] = []  # since the last evaluation
-        self.timings: dict[str, float] = {}  # seconds
-        self.seen: set[torch.Size] = set()  # shapes of batches that this process has trained on
+        self.timings: dict[str, float] = {}
+        self._compiled_shapes: set[torch.Size] = set()
 
-    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16) if self.low_precision else nullcontext():
-            logits, _ = self.model(inputs)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimizers of all phases."""
+        return [optimizer for phase in self.phases for optimizer in phase]
 
-    def run(self) -> Iterator[Event]:
-        """Train, an event at a time. Between two events the trainer may be saved, or left for good."""
-        self.model.train()
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is used, from 0 to 1."""
+        return min(1.0, self.budget.share(self.step, self.seconds / 60))
+
+    def run(self) -> Generator[Event]:
+        """Train and yield events. Between two events the trainer may be saved or abandoned."""
+        self.task.module.train()
         clock = self.mark = time.perf_counter()
         clock -= self.seconds
         while True:
-            progress = self.budget.progress(self.step, self.seconds)
+            progress = self.progress
             if self.losses and (progress >= self.next_evaluation or progress == 1):
                 yield from self._evaluate(progress, clock)
             if progress == 1:
                 break
-            # Every step draws from its own seed, so that a resumed run goes on exactly as it would have. The batch is that
-            # of all processes; what is dropped differs between them, as their rows do.
-            seed = self.seed * 1_000_000 + self.step
-            generator = torch.Generator().manual_seed(seed)
-            torch.manual_seed(seed + (self.processes.rank << 53))
-            rows = [self.processes.share(part).to(self.device) for part in self.batch(progress, generator)]
-            for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+            # Each step has a seed of its own, so that a resumed run continues exactly.
+            generator = torch.Generator().manual_seed(self.seed * 1_000_000 + self.step)
+            sampled = self.task.sample_batch(progress, generator)
+            batch = [self.distributed.shard(part).to(self.device) for part in sampled]
+            noise_seed = int(torch.randint(2**31, (self.distributed.size,), generator=generator)[self.distributed.rank])
+            for optimizer, rates in zip(self.optimizers, self.learning_rates, strict=True):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * learning_rate_factor(progress)
             self._record_time("data")
-            loss = self._update(rows, progress)
-            self.losses.append(loss)
+            loss, metrics = self._train_on(batch, progress, noise_seed)
             if not math.isfinite(loss):
-                raise ValueError(f"the loss is no number after step {self.step}: the rates are too high for this model and text")
-            tokens = rows[0].numel() * self.processes.size
+                raise ValueError(
+                    f"the loss is {loss} after step {self.step}; the learning rates are too high for this model and text"
+                )
+            self.losses.append(loss)
+            tokens = sampled[0].numel()
             self.step, self.tokens = self.step + 1, self.tokens + tokens
             before, self.seconds = self.seconds, self._elapsed(clock)
-            done = self.budget.progress(self.step, self.seconds)
-            yield StepEvent(self.step, done, loss, tokens / (self.seconds - before))
+            yield StepEvent(self.step, self.progress, loss, tokens / (self.seconds - before), metrics)
             self._record_time("saving")
         yield EndEvent(self.step, self.seconds, self.tokens, self.timings)
 
-    def _update(self, rows: list[Tensor], progress: float) -> float:
-        """Make one step, and return its loss over all processes."""
-        whole = "update" if self.device.type == "cuda" else None
-        if self.compile and rows[0].shape not in self.seen:
-            whole = "compiling"
-        self.seen.add(rows[0].shape)
-        loss = self.other_loss(rows[0], rows[1], progress) if self.other_loss else self.loss(*rows)
-        self._record_time(whole or "forward")
-        loss.backward()
-        self._record_time(whole or "backward")
-        if self.processes.size > 1:
-            self.processes.average([loss.detach(), *(p.grad for p in self.model.parameters() if p.grad is not None)])
-            self._record_time("exchange")
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        number = loss.item()
-        self._record_time(whole or "optimizer")
-        return number
+    def _train_on(self, batch: Batch, progress: float, noise_seed: int) -> tuple[float, dict[str, float]]:
+        """Run all phases of a step; return the loss and the other metrics, averaged over the processes."""
+        combined = "update" if self.device.type == "cuda" else None  # a kind of work for all of it
+        if self.compile and batch[0].shape not in self._compiled_shapes:
+            combined = "compiling"
+        self._compiled_shapes.add(batch[0].shape)
+        total = 0.0
+        metrics: dict[str, float] = {}
+        generator = torch.Generator().manual_seed(noise_seed)
+        with seeded_rng(noise_seed, self.device):
+            for phase, optimizers in enumerate(self.phases):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
+                    losses = self.training_step(batch, progress, phase, generator)
+                self._record_time(combined or "forward")
+                losses["loss"].backward()
+                self._record_time(combined or "backward")
+                losses = {name: value.detach() for name, value in losses.items()}
+                if self.distributed.size > 1:
+                    params = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+                    self.distributed.average([*losses.values(), *(p.grad for p in params if p.grad is not None)])
+                    self._record_time("exchange")
+                for optimizer in optimizers:
+                    optimizer.step()
+                self.task.module.zero_grad(set_to_none=True)  # gradients of the other phases' parameters, too
+                total += losses.pop("loss").item()
+                metrics |= {name: value.item() for name, value in losses.items()}
+                self._record_time(combined or "optimizer")
+        return total, metrics
 
     def _evaluate(self, progress: float, clock: float) -> Iterator[Event]:
-        evaluate = self.evaluate()
-        text = self.sample()
-        self.model.train()
+        is_main = self.distributed.is_main_process
+        metrics = self.task.validate(quick=self.best == math.inf and progress < 1) if is_main else {}
+        text = self.task.sample() if is_main else ""
+        self.task.module.train()
+        held_out = self.distributed.sum(metrics.get("loss", 0.0))
         train = sum(self.losses) / len(self.losses)
-        best = evaluate < self.best
-        self.best, self.losses = min(self.best, evaluate), []
-        self.next_evaluation = progress + self.interval - 1e-9  # less than a step: rounding should not add one
+        best = held_out < self.best
+        self.best, self.losses = min(self.best, held_out), []
+        intervals = math.floor(progress / self.eval_interval + ROUNDING) + 1
+        self.next_evaluation = (intervals - ROUNDING) * self.eval_interval
         self.seconds = self._elapsed(clock)
         self._record_time("evaluation")
-        yield EvalEvent(self.step, self.seconds, train, evaluate, best)
+        yield EvalEvent(self.step, self.seconds, train, held_out, best, metrics)
         yield SampleEvent(self.step, text)
         self._record_time("saving")
 
     def _elapsed(self, clock: float) -> float:
-        """Seconds on the first process's clock, so that all of them end at the same step."""
-        return self.processes.sum(time.perf_counter() - clock if self.processes.is_main_process else 0.0)
+        """Training seconds on the clock of the main process, so that all processes end at the same step."""
+        return self.distributed.sum(time.perf_counter() - clock if self.distributed.is_main_process else 0.0)
 
-    def _record_time(self, part: str) -> None:
-        """Book the time since the last lap."""
+    def _record_time(self, work: str) -> None:
+        """Add the time since the last call to a kind of work."""
         before, self.mark = self.mark, time.perf_counter()
-        self.timings[part] = self.timings.get(part, 0.0) + self.mark - before
+        self.timings[work] = self.timings.get(work, 0.0) + self.mark - before
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a later run needs to go on from here: tensors and plain numbers."""
+        """What a later run needs to continue from here: tensors and plain numbers."""
+        names = ("step", "tokens", "seconds", "best", "next_evaluation", "losses", "timings")
         return {
-            "model": self.model.state_dict(),
+            "module": self.task.module.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            **{name: getattr(self, name) for name in ("step", "tokens", "seconds", "best", "next_evaluation", "losses", "spent")},
+            **{name: getattr(self, name) for name in names},
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave, with the same model, optimizers and budget."""
-        self.model.load_state_dict(state["model"])
+    def load_state_dict(self, state: dict[str, Any], same_budget: bool = True) -> None:
+        """Continue from what `state_dict` returned for the same task.
+
+        Args:
+            state: The saved state.
+            same_budget: Whether the budget is the one it was saved with. With another one, the learning rate, which is a
+                function of the share of the budget that is used, jumps to that of the new share.
+        """
+        self.task.module.load_state_dict(state["module"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        for name in state.keys() - {"model", "optimizers"}:
+        for name in state.keys() - {"module", "optimizers"}:
             setattr(self, name, state[name])
+        if not same_budget:
+            self.next_evaluation = self.progress + (1 - ROUNDING) * self.eval_interval

@@ -1,0 +1,74 @@
+"""Next-token prediction by cross-entropy."""
+
+from collections.abc import Generator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gpt import LanguageModel, SamplingParams
+from train.configs import TrainConfig
+from train.data import LineSampler, TokenizedDataset, first_documents, random_windows, target_text
+from train.evaluate import evaluate
+from train.trainer import Batch, TrainingTask
+
+SAMPLE_TOKENS = 200
+QUICK_TOKENS = 8192  # of the first evaluation
+
+
+class CausalLMTask(TrainingTask):
+    """Train a model on random windows of a running text, or on lines.
+
+    Args:
+        config: The hyperparameters.
+        dataset: The tokens.
+        prompt: The prompt of samples.
+        seed: The seed of samples.
+        device: Where to train.
+    """
+
+    def __init__(
+        self, config: TrainConfig, dataset: TokenizedDataset, prompt: str = "", seed: int = 0, device: str = "cpu"
+    ) -> None:
+        self.config, self.dataset, self.prompt = config, dataset, prompt
+        self.params = SamplingParams(max_new_tokens=SAMPLE_TOKENS, seed=seed)
+        self.module = self.model = config.build_model(len(dataset.tokenizer), dataset.eos_token_id).to(device)
+        is_lines = dataset.eos_token_id is not None
+        self.line_sampler = LineSampler(dataset.train, config.batch_tokens) if is_lines else None
+
+    def configure_optimizers(self) -> list[list[torch.optim.Optimizer]]:
+        """One phase."""
+        return [self.config.configure_optimizers(self.model)]
+
+    def sample_batch(self, progress: float, generator: torch.Generator) -> Batch:
+        """Inputs and targets (B, T); targets are -1 where they do not count."""
+        if self.line_sampler:
+            return self.line_sampler.sample(generator)
+        return random_windows(self.dataset.train[0], *self.config.batch_shape(progress), generator)
+
+    def training_step(self, batch: Batch, progress: float, phase: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mean -log p of the targets, in nats a token."""
+        inputs, targets = batch
+        logits, _ = self.model(inputs)
+        return {"loss": F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)}
+
+    def validation_data(self, quick: bool) -> tuple[list[Tensor], str]:
+        """The held-out documents, or the first of them, and the text of their targets."""
+        documents = first_documents(self.dataset.held_out, QUICK_TOKENS) if quick else self.dataset.held_out
+        return documents, target_text(self.dataset.tokenizer, documents)
+
+    def validate(self, quick: bool = False) -> dict[str, float]:
+        """The loss in nats a token, and all of an `EvalResult`."""
+        result = evaluate(self.model, *self.validation_data(quick))
+        return {"loss": result.nats_per_token, **asdict(result)}
+
+    def sample(self) -> str:
+        """Continue the prompt."""
+        return LanguageModel(self.model, self.dataset.tokenizer).generate(self.prompt, self.params).text
+
+    def final_metrics(self, lm: LanguageModel, seconds: float) -> Generator[float, None, dict[str, Any]]:
+        """The held-out loss of the weights as they are stored."""
+        yield 0.0
+        return {"held_out": asdict(evaluate(lm.model, *self.validation_data(quick=False)))}
