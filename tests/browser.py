@@ -1,4 +1,4 @@
-"""The page as the tests use it: a process that serves it, and visitors in a real browser."""
+"""The page as the tests use it: a process that serves it, and visitors with a real browser."""
 
 import os
 import shutil
@@ -14,65 +14,65 @@ ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
-COMPILE_TIMEOUT_S = 60_000  # ms; a bound against hanging, not a claim about speed
+TIMEOUT_MS = 60_000  # a bound against hanging, not a claim about speed
 
 
 class Visit:
-    """One visitor, in a browser profile of their own; notes what must not happen."""
+    """A visitor with a browser profile of their own. `faults` has console errors and requests to other hosts."""
 
     def __init__(self, chromium, address, path="", **options):
         self.context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        self.context.set_default_timeout(COMPILE_TIMEOUT_S)
+        self.context.set_default_timeout(TIMEOUT_MS)
         self.page = self.context.new_page()
         self.faults = []
         self.page.on("console", lambda m: self.faults.append(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda e: self.faults.append(str(e)))
         self.page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else self.faults.append(r.url))
         self.page.goto(address + path)
-        self.stands()
+        self.wait_until_loaded()
 
-    def stands(self):
-        """Wait until the real page has taken the place of the first sight."""
-        self.page.wait_for_selector("#text .sheet")
-        self.page.wait_for_selector("#first", state="hidden")
+    def wait_until_loaded(self):
+        """Wait until the page has replaced the splash."""
+        self.page.wait_for_selector("#text .output")
+        self.page.wait_for_selector("#splash", state="hidden")
 
     def reload(self):
-        """Load the page again. What the old one says of connections that this breaks off is no fault."""
+        """Load the page again. Errors about the connections of the old one are no faults."""
         faults = list(self.faults)
         self.page.reload()
         self.faults[:] = faults
-        self.stands()
+        self.wait_until_loaded()
 
     @property
     def text(self):
-        return self.page.text_content("#text .written")
+        return self.page.text_content("#text .generated")
 
     @property
     def status(self):
         return self.page.text_content("#status p") or ""
 
     def until(self, condition, what):
-        deadline = time.monotonic() + COMPILE_TIMEOUT_S / 1000
+        deadline = time.monotonic() + TIMEOUT_MS / 1000
         while not condition():
-            assert time.monotonic() < deadline, f"waited in vain for {what}; status {self.status!r}, faults {self.faults}"
+            assert time.monotonic() < deadline, f"timeout: {what}; status {self.status!r}, faults {self.faults}"
             self.page.wait_for_timeout(50)
 
-    def done(self):
-        """Wait for a text to be finished, and return it."""
+    def wait_for_text(self):
+        """Wait until a text is finished, and return it."""
         self.until(lambda: "characters per second" in self.status and self.page.is_disabled("#stop"), "the end of a text")
         return self.text
 
     def pick(self, model):
-        """Choose a model, and wait until the page says what it is: then the prompt suits it as well."""
+        """Choose a model, and wait until the page describes it: then the prompt suits it as well."""
         before = self.page.inner_text("#about")
         self.page.click(f"#models input[value='{model}']")
-        self.until(lambda: self.page.inner_text("#about") != before, "what the model is")
+        self.until(lambda: self.page.inner_text("#about") != before, "the description of the model")
 
     def generate(self, prompt=None):
         if prompt is not None:
             self.page.fill("#prompt textarea", prompt)
-        self.page.wait_for_timeout(500)  # the page takes in what was set a moment after it was
-        # A bigram is done before anybody can look: wait for the old status to go, not for the one in between.
+        self.page.wait_for_timeout(500)  # the page reads its controls a moment after they change
+        # A bigram is done at once: wait until the old status is gone, not for the one in between.
         self.page.eval_on_selector("#status p", "e => e.dataset.old = 1")
         self.page.click("#generate")
         self.until(lambda: self.page.locator("#status p[data-old]").count() == 0, "the first characters")
@@ -88,13 +88,14 @@ def free_port():
 
 
 @contextmanager
-def served(folder=ROOT, env=os.environ):
-    """`python app.py` in a folder, as a process of its own, at an address that the environment gives."""
+def served(folder=ROOT, env=os.environ, arguments=()):
+    """`python app.py` in a folder, as a process of its own; yields its address."""
     port = free_port()
     env = {**env, "GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
-    with subprocess.Popen([sys.executable, "app.py"], cwd=folder, env=env, stdout=subprocess.DEVNULL) as server:
+    command = [sys.executable, "app.py", *arguments]
+    with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL) as server:
         try:
-            deadline = time.monotonic() + COMPILE_TIMEOUT_S / 1000
+            deadline = time.monotonic() + TIMEOUT_MS / 1000
             while True:
                 try:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/").close()

@@ -1,131 +1,132 @@
-"""The tab Morph: lines as points, and what lies between them."""
+"""The tab Morph: interpolation, neighbours and samples in the latent space of a VAE."""
 
 import re
 
 import pytest
 
-from ui.model_registry import take
-from ui.tabs.morph import DRAWN, ENDS, MAX_LINE, STEPS, offered, on_draw, on_morph, on_return, place
+from ui.model_registry import get_model
+from ui.tabs.morph import EXAMPLES, MAX_LINE_CHARS, SAMPLES, STEPS, latent_models, on_interpolate, on_reconstruct, on_sample
 
-LM = take("vae-names").lm
+LM = get_model("vae-names").lm
 
 
-def listed(html):
+def lines_of(html):
     return re.findall(r"<li>(?:<b>)?(.*?)(?:</b>)?</li>", html)
 
 
-def test_the_way_leads_from_one_end_to_the_other():
-    lines = listed(on_morph("vae-names", "emma", "oliver", 0.5))
+def test_interpolation_goes_from_one_line_to_the_other():
+    lines = lines_of(on_interpolate("vae-names", "emma", "oliver", 0.5))
     assert lines == LM.interpolate("emma", "oliver", STEPS)
     assert (lines[0], lines[-1]) == ("emma", "oliver")
     assert len(set(lines)) > 3
 
 
-@pytest.mark.parametrize(("way", "at"), [(0, 0), (0.5, 4), (1, 8), (0.13, 1)])
-def test_the_slider_points_at_a_line(way, at):
-    html = on_morph("vae-names", "anna", "zoe", way)
-    (picked,) = re.findall(r"<b>(.*?)</b>", html)
-    assert picked == listed(html)[at]
+@pytest.mark.parametrize(("position", "index"), [(0, 0), (0.5, 4), (1, 8), (0.13, 1)])
+def test_position_highlights_a_line(position, index):
+    html = on_interpolate("vae-names", "anna", "zoe", position)
+    (highlighted,) = re.findall(r"<b>(.*?)</b>", html)
+    assert highlighted == lines_of(html)[index]
 
 
-def test_a_line_comes_back_with_its_neighbours():
-    html = on_return("vae-names", "emma", 1.5)
-    assert "It comes back as “emma”, and around it lie:" in html
-    assert "emma" not in listed(html)
-    assert len(listed(html)) > 3
+def test_line_is_reconstructed_with_its_neighbours():
+    html = on_reconstruct("vae-names", "emma", 1.5)
+    assert "It comes back as “emma”." in html
+    assert "emma" not in lines_of(html)
+    assert len(lines_of(html)) > 3
 
 
-def test_new_ones_are_drawn_anew():
-    one, other = (listed(on_draw("vae-names")) for _ in range(2))
-    assert len(one) == len(other) == DRAWN
+def test_samples_differ_each_time():
+    one, other = (lines_of(on_sample("vae-names")) for _ in range(2))
+    assert len(one) == len(other) == SAMPLES
     assert one != other
 
 
-def test_of_long_lines_there_are_fewer():
-    assert len(listed(on_draw("vae-shakespeare"))) == DRAWN // 2
+def test_long_lines_come_in_smaller_numbers():
+    assert len(lines_of(on_sample("vae-shakespeare"))) == SAMPLES // 2
 
 
-def test_a_line_of_a_play_goes_to_another():
-    lines = listed(on_morph("vae-shakespeare", *ENDS["shakespeare"][:2], 0.5))
+def test_example_lines_are_reconstructed_exactly():
+    start, end, _ = EXAMPLES["shakespeare"]
+    lines = lines_of(on_interpolate("vae-shakespeare", start, end, 0.5))
     assert len(set(lines)) > 3
-    assert (lines[0], lines[-1]) == ENDS["shakespeare"][:2]  # both come back as they are
+    assert (lines[0], lines[-1]) == (start, end)
 
 
-def test_a_capital_letter_is_no_obstacle():
-    assert on_morph("vae-names", " Emma ", "OLIVER", 0) == on_morph("vae-names", "emma", "oliver", 0)
+def test_capital_letters_are_lowered_for_a_model_without_any():
+    assert on_interpolate("vae-names", " Emma ", "OLIVER", 0) == on_interpolate("vae-names", "emma", "oliver", 0)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "words"),
     [
-        ("", f"Type a line of 1 to {MAX_LINE} characters."),
-        ("   ", "Type a line of 1 to"),
-        ("a" * (MAX_LINE + 1), "Type a line of 1 to"),
-        (None, "Type a line of 1 to"),
-        ("<b>é", "This model never saw &lt; &gt; é; type something else."),
-        ("a\nb", "is no line that this model knows"),
+        ("", f"1 to {MAX_LINE_CHARS} characters"),
+        ("   ", "1 to"),
+        ("a" * (MAX_LINE_CHARS + 1), "1 to"),
+        (None, "1 to"),
+        ("<b>é", "never seen &lt; &gt; é;"),
+        ("anna maria", "never seen space;"),
+        ("a\nb", "is not a line"),
     ],
 )
-def test_what_is_no_line_is_a_sentence(line, said):
+def test_invalid_line_is_a_sentence(line, words):
     for html in (
-        on_morph("vae-names", line, "emma", 0),
-        on_morph("vae-names", "emma", line, 0),
-        on_return("vae-names", line, 0.6),
+        on_interpolate("vae-names", line, "emma", 0),
+        on_interpolate("vae-names", "emma", line, 0),
+        on_reconstruct("vae-names", line, 0.6),
     ):
-        assert said in html
+        assert words in html
         assert html.startswith('<p role="status">')
 
 
-def test_other_nonsense_is_a_sentence():
-    assert "The way goes from 0 to 1." in on_morph("vae-names", "a", "b", 1.5)
-    assert "The distance goes from 0.4 to 2.0." in on_return("vae-names", "a", 100)
-    for html in (on_draw("gpt-shakespeare"), on_morph("gpt-shakespeare", "a", "b", 0), on_return("gpt-shakespeare", "a", 0.6)):
-        assert "gpt-shakespeare has no space of lines; pick one of vae-shakespeare, vae-names" in html
-    assert "There is no model called &#x27;&lt;i&gt;&#x27; here" in on_draw("<i>")
+def test_invalid_settings_are_a_sentence():
+    assert "from 0 to 1" in on_interpolate("vae-names", "a", "b", 1.5)
+    assert "from 0.4 to 2.0" in on_reconstruct("vae-names", "a", 100)
+    for html in (
+        on_sample("gpt-shakespeare"), on_interpolate("gpt-shakespeare", "a", "b", 0), on_reconstruct("gpt-shakespeare", "a", 0.6)
+    ):  # fmt: skip
+        assert "pick one of vae-shakespeare, vae-names" in html
+    assert "There is no model called &#x27;&lt;i&gt;&#x27; here" in on_sample("<i>")
 
 
-def test_what_is_offered_has_a_space():
-    assert [shelved.id for shelved in offered()] == ["vae-shakespeare", "vae-names"]
-    assert place(LM, "emma").shape == (LM.model.config.latent_size,)
+def test_models_with_a_latent_space():
+    assert [entry.id for entry in latent_models()] == ["vae-shakespeare", "vae-names"]
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("size", [(1280, 900), (390, 844)])
-def test_the_tab_shows_something_at_once_and_answers(visit, size):
+def test_tab_shows_results_at_once_and_reacts(visit, size):
     first = visit(viewport={"width": size[0], "height": size[1]})
     first.page.get_by_role("tab", name="Morph").click()
-    for part in ("#morphed", "#around", "#drawn"):
+    for part in ("#interpolation", "#around", "#samples"):
         first.page.wait_for_selector(f"{part} li")
     assert first.page.evaluate("document.documentElement.scrollWidth") <= size[0]
     first.page.fill("#to input, #to textarea", "zoe")
     first.page.keyboard.press("Enter")
-    first.until(lambda: first.page.locator("#morphed li").last.inner_text() == "zoe", "the other end")
-    before = first.page.inner_text("#morphed b")
-    first.page.fill("#way input[type=number]", "1")
+    first.until(lambda: first.page.locator("#interpolation li").last.inner_text() == "zoe", "the other end")
+    before = first.page.inner_text("#interpolation b")
+    first.page.fill("#position input[type=number]", "1")
     first.page.keyboard.press("Tab")
-    first.until(lambda: first.page.inner_text("#morphed b") == "zoe" != before, "the end of the way")
+    first.until(lambda: first.page.inner_text("#interpolation b") == "zoe" != before, "the last position")
     first.page.fill("#line input, #line textarea", "<img src=x>")
     first.page.click("#look")
-    first.until(lambda: "never saw" in first.page.inner_text("#around"), "a sentence")
+    first.until(lambda: "never seen" in first.page.inner_text("#around"), "a sentence")
     assert first.page.locator("#around img").count() == 0
-    new = first.page.inner_text("#drawn")
-    first.page.click("#draw")
-    first.until(lambda: first.page.inner_text("#drawn") != new, "new ones")
-    assert first.faults == []
+    new = first.page.inner_text("#samples")
+    first.page.click("#sample")
+    first.until(lambda: first.page.inner_text("#samples") != new, "new samples")
 
 
 @pytest.mark.browser
-def test_another_model_brings_lines_that_suit_it(visit):
+def test_another_model_brings_its_own_examples(visit):
     first = visit()
     first.page.get_by_role("tab", name="Morph").click()
-    first.page.wait_for_selector("#drawn .names li")
+    first.page.wait_for_selector("#samples .short li")
     first.page.check("#spaces input[value='vae-shakespeare']")
-    start, end, distance = ENDS["shakespeare"]
+    start, end, distance = EXAMPLES["shakespeare"]
     for part in ("#from", "#line"):
-        first.until(lambda part=part: first.page.input_value(f"{part} input, {part} textarea") == start, "a line that suits")
+        first.until(lambda part=part: first.page.input_value(f"{part} input, {part} textarea") == start, "an example")
     assert first.page.input_value("#to input, #to textarea") == end
     assert first.page.input_value("#distance input[type=number]") == str(distance)
-    first.until(lambda: first.page.locator("#morphed li").last.inner_text() == end, "the way between them")
-    first.until(lambda: first.page.locator("#drawn li").count() == DRAWN // 2, "lines that are drawn")
-    first.until(lambda: f"It comes back as “{start}”" in first.page.inner_text("#around"), "the line again")
-    assert first.faults == []
+    first.until(lambda: first.page.locator("#interpolation li").last.inner_text() == end, "the interpolation")
+    first.until(lambda: first.page.locator("#samples li").count() == SAMPLES // 2, "the samples")
+    first.until(lambda: f"It comes back as “{start}”" in first.page.inner_text("#around"), "the reconstruction")

@@ -1,7 +1,7 @@
-"""What a visitor asks for, its limits, and the link that shows the same text again."""
+"""What visitors may request, its limits, the link that shows a text again, and the text while it grows."""
 
 import math
-import re
+import threading
 import time
 from dataclasses import replace
 from itertools import chain, repeat
@@ -9,242 +9,310 @@ from types import SimpleNamespace
 from urllib.parse import parse_qsl
 
 import pytest
+import tokenizers
 from loops import run
+from tokenizers import Regex, decoders, models, pre_tokenizers
 
-from gpt import SamplingParams
-from ui.model_registry import ModelEntry, default, shelf, take
-from ui.session import MAX_PROMPT, MAX_TEXT, GenerationRequest, GenerationSession, bounded
-from ui.tabs.write import remarks, sheet
+from gpt import LanguageModel, SamplingParams, Tokenizer
+from gpt.scheduler import BatchScheduler
+from ui import model_registry
+from ui.model_registry import ModelEntry, default_model, get_model, list_models
+from ui.session import MAX_PROMPT_CHARS, MAX_TEXT_TOKENS, GenerationRequest, GenerationSession, check_run_tokens
+from ui.tabs import write
+from ui.tabs.write import text_html
 
-ASK = GenerationRequest(
+REQUEST = GenerationRequest(
     "bigram-shakespeare", "To be", SamplingParams(temperature=0.7, top_k=12, top_p=0.9, min_p=0.05, max_new_tokens=80, seed=11)
 )
 
 
-def test_a_link_says_everything_and_is_read_back():
-    again = GenerationRequest.from_query(ASK.query(80), "gpt-shakespeare")
-    assert again == ASK
-
-
-def test_a_link_keeps_odd_characters_of_a_prompt():
-    ask = GenerationRequest("bigram-shakespeare", "a&b=c?#é\n  +%20 <b>", SamplingParams(seed=1))
-    assert GenerationRequest.from_query(ask.query(300), "x").prompt == ask.prompt
-
-
-@pytest.mark.parametrize("temperature", [0, 0.123456789, 1 / 3, 2.0])
-@pytest.mark.parametrize("top_k", [0, 7, 10_000_000])
-def test_a_link_is_exact(temperature, top_k):
-    params = SamplingParams(temperature, top_k, 1 / 7, 1e-9, 123, 4_294_967_295)
-    ask = GenerationRequest("bigram-shakespeare", "x", params)
-    assert GenerationRequest.from_query(ask.query(123), "gpt-shakespeare") == ask
-
-
-def test_half_a_character_pair_does_not_break_a_link():
-    assert (
-        dict(parse_qsl(GenerationRequest("bigram-shakespeare", "a\ud800b", SamplingParams(seed=1)).query(10)))["prompt"]
-        == "a\ufffdb"
-    )
-
-
-def test_a_link_takes_the_usual_settings_for_what_it_does_not_say():
-    ask = GenerationRequest.from_query({"prompt": "x"}, "bigram-shakespeare")
-    assert (ask.model, ask.params.temperature, ask.params.max_new_tokens) == ("bigram-shakespeare", 0.8, 300)
-    assert ask.params.seed is not None
+def make_request(model, prompt="", **params):
+    return GenerationRequest(model, prompt, SamplingParams(**{"seed": 1} | params))
 
 
 @pytest.mark.parametrize(
-    ("query", "sentence"),
+    "request_",
     [
-        ("temperature=warm", "The temperature is 'warm', which is no number."),
-        ("temperature=nan", "temperature is nan; it must be a number from 0 to 5"),
-        ("temperature=9", "temperature is 9.0; it must be a number from 0 to 5"),
-        ("top_p=0", "top_p is 0.0"),
-        ("length=-1", "max_new_tokens is -1"),
-        (f"length={MAX_TEXT + 1}", f"a text here has up to {MAX_TEXT:,} characters"),
-        ("seed=1.5", "The seed is '1.5', which is no whole number."),
-        ("temperature=3", "The temperature is 3.0; here it goes from 0 to 2."),
-        ("model=nobody", "There is no model called 'nobody' here; pick one of"),
-        (
-            "prompt=" + "a" * (MAX_PROMPT + 1),
-            f"This prompt has {MAX_PROMPT + 1:,} characters; the page takes up to {MAX_PROMPT:,}.",
-        ),
+        REQUEST,
+        make_request("bigram-shakespeare", "a&b=c?#é\n  +%20 <b>"),
+        make_request("bigram-shakespeare", temperature=1 / 3, top_k=10_000_000, top_p=1 / 7, min_p=1e-9, seed=4_294_967_295),
+        make_request("bigram-shakespeare", temperature=0),
     ],
 )
-def test_a_link_with_nonsense_is_a_sentence(query, sentence):
-    with pytest.raises(ValueError, match=re.escape(sentence)):
+def test_link_keeps_the_whole_request(request_):
+    assert GenerationRequest.from_query(request_.query(request_.params.max_new_tokens), "gpt-shakespeare") == request_
+
+
+def test_link_replaces_a_lone_surrogate():
+    assert dict(parse_qsl(make_request("bigram-shakespeare", "a\ud800b").query(10)))["prompt"] == "a\ufffdb"
+
+
+def test_link_has_defaults():
+    request = GenerationRequest.from_query({"prompt": "x"}, "bigram-shakespeare")
+    assert (request.model, request.params.temperature, request.params.max_new_tokens) == ("bigram-shakespeare", 0.8, 300)
+    assert request.params.seed is not None
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("temperature=warm", "temperature is 'warm'"),
+        ("temperature=nan", "temperature is nan"),
+        ("temperature=3", "temperature is 3.0"),
+        ("top_p=0", "top_p is 0.0"),
+        ("length=-1", "max_new_tokens is -1"),
+        (f"length={MAX_TEXT_TOKENS + 1}", f"up to {MAX_TEXT_TOKENS:,} characters"),
+        ("seed=1.5", "seed is '1.5'"),
+        ("model=nobody", "no model called 'nobody'"),
+        ("prompt=" + "a" * (MAX_PROMPT_CHARS + 1), f"up to {MAX_PROMPT_CHARS:,}"),
+    ],
+)
+def test_invalid_link_is_refused_in_a_sentence(query, name):
+    with pytest.raises(ValueError, match=name) as error:
         GenerationRequest.from_query(query, "bigram-shakespeare")
+    assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("length", [49, 1001, 100.5, None, "300", float("nan")])
-def test_a_length_out_of_bounds_is_a_sentence(length):
-    with pytest.raises(ValueError, match="it must be a whole number from 50 to 1,000"):
-        bounded(length)
+@pytest.mark.parametrize("tokens", [49, 1001, 100.5, None, "300", float("nan")])
+def test_number_of_tokens_out_of_bounds_is_refused(tokens):
+    with pytest.raises(ValueError, match="a whole number from 50 to 1,000"):
+        check_run_tokens(tokens)
 
 
-def write(writing, tokens):
-    """Write on; how long the text was each time that it was shown."""
+def generate(session, tokens):
+    """Run a session; returns the length of the text at each update."""
 
     async def go():
-        return [len(writing.pieces) async for _ in writing.write(tokens)]
+        return [len(session.pieces) async for _ in session.run(tokens)]
 
     return run(go())
 
 
-def test_going_on_gives_what_one_long_run_gives():
-    writing = GenerationSession(ASK)
-    for part in (30, 1, 49):
-        write(writing, part)
-    assert writing.text == take("bigram-shakespeare").lm.generate(ASK.prompt, ASK.params).text
-    assert writing.bits_per_character > 0
+def test_continued_text_equals_one_long_run():
+    session = GenerationSession(REQUEST)
+    for tokens in (30, 1, 49):
+        generate(session, tokens)
+    assert session.text == get_model("bigram-shakespeare").lm.generate(REQUEST.prompt, REQUEST.params).text
 
 
-def test_a_text_ends_at_its_bound():
-    writing = GenerationSession(ASK)
-    write(writing, MAX_TEXT + 500)
-    assert (len(writing.pieces), writing.room) == (MAX_TEXT, 0)
-    assert write(writing, 50) == []
+def test_text_has_a_maximal_length(monkeypatch):
+    monkeypatch.setattr("ui.session.MAX_TEXT_TOKENS", 100)
+    session = GenerationSession(REQUEST)
+    generate(session, 600)
+    assert (len(session.pieces), session.remaining) == (100, 0)
+    assert generate(session, 50) == []
 
 
-def test_writing_stops_when_it_is_asked_to_and_can_go_on(slow):
-    writing = GenerationSession(ASK)
+@pytest.mark.slow
+def test_stopped_text_can_be_continued(slow_generation):
+    session = GenerationSession(REQUEST)
 
-    async def go():
-        async for _ in writing.write(MAX_TEXT):
-            writing.stop()
+    async def stop_at_once():
+        async for _ in session.run(MAX_TEXT_TOKENS):
+            session.stop()
 
-    run(go())
-    stopped = len(writing.pieces)
-    assert 0 < stopped < MAX_TEXT
-    write(writing, 30)
-    params = replace(ASK.params, max_new_tokens=stopped + 30)
-    assert writing.text == take("bigram-shakespeare").lm.generate(ASK.prompt, params).text
-
-
-def test_to_stop_a_text_at_rest_does_not_stop_the_next_one():
-    writing = GenerationSession(ASK)
-    writing.stop()
-    write(writing, 80)
-    assert len(writing.pieces) == 80
+    run(stop_at_once())
+    stopped = len(session.pieces)
+    assert 0 < stopped < MAX_TEXT_TOKENS
+    generate(session, 30)
+    params = replace(REQUEST.params, max_new_tokens=stopped + 30)
+    assert session.text == get_model("bigram-shakespeare").lm.generate(REQUEST.prompt, params).text
 
 
-@pytest.mark.parametrize(
-    ("prompt", "said"),
-    [
-        ("é", "This model never saw é; it was left out. Nothing of the prompt remains, so it starts on a new line."),
-        ("a\tb\u00a0c", "This model never saw U+0009 no-break space; they were left out."),
-        ("👨\u200d👩", "This model never saw 👨 zero width joiner 👩; they were left out. Nothing of the prompt remains"),
-        ("ROMEO:", ""),
-        ("a" * 300, "The prompt is read whole, but this model sees 256 characters at a time."),
-    ],
-)
-def test_what_is_odd_about_a_prompt_is_said(prompt, said):
-    told = " ".join(remarks(GenerationSession(GenerationRequest("gpt-shakespeare", prompt, SamplingParams(seed=1)))))
-    assert told.startswith(said)
-    assert bool(told) == bool(said)
+def test_stop_between_runs_does_not_stop_the_next_one():
+    session = GenerationSession(REQUEST)
+    session.stop()
+    generate(session, 80)
+    assert len(session.pieces) == 80
 
 
-def test_a_model_of_pieces_of_words_leaves_nothing_out_and_counts_tokens():
-    model = take("bpe-shakespeare")
-    assert "\nsees the last 256 tokens · " in model.label
-    assert "pieces of words" in model.about
-    assert remarks(GenerationSession(GenerationRequest(model.id, "é\t日 👨\u200d👩", SamplingParams(seed=1)))) == []
-    assert remarks(GenerationSession(GenerationRequest(model.id, "the " * 200, SamplingParams(seed=1)))) == []
-    (said,) = remarks(GenerationSession(GenerationRequest(model.id, "é" * 200, SamplingParams(seed=1))))
-    assert said == "The prompt is read whole, but this model sees 256 tokens at a time."
-    with pytest.raises(ValueError, match=f"a text here has up to {MAX_TEXT:,} tokens"):
-        GenerationRequest(model.id, "", SamplingParams(max_new_tokens=MAX_TEXT + 1))
+def test_stop_of_a_cancelled_run_stays_set(monkeypatch):
+    """The scheduler's thread may look at it only after the session has ended."""
+    stops = []
 
+    async def stream(self, sequence, tokens, stop):
+        stops.append(stop)
+        while True:
+            yield []
 
-def test_speed_and_bits_are_those_of_characters_whatever_the_tokens_are(monkeypatch):
-    ask = GenerationRequest("bpe-shakespeare", "ROMEO:", SamplingParams(max_new_tokens=60, seed=2))
-    writing = GenerationSession(ask)
-    write(writing, 20)
-    monkeypatch.setattr("ui.session.time", SimpleNamespace(perf_counter=chain([0.0], repeat(2.0)).__next__))  # two seconds
-    write(writing, 40)
-    written = writing.lm.generate(ask.prompt, ask.params)
-    assert writing.text == written.text
-    assert len(writing.pieces) == 60 < len(written.text) / 1.5
-    assert writing.bits_per_character == pytest.approx(-sum(written.logprobs) / math.log(2) / len(written.text))
-    assert writing.speed == len("".join(writing.pieces[20:])) / 2
-
-
-def test_one_text_is_not_written_twice_at_a_time_and_is_free_again_afterwards():
-    writing = GenerationSession(ASK)
-
-    async def go():
-        async for _ in writing.write(50):
-            with pytest.raises(ValueError, match="still being written"):
-                await anext(writing.write(50))
-
-    run(go())
-    write(writing, 50)
-    assert len(writing.pieces) == 100
-
-
-def test_a_visitor_who_leaves_in_the_middle_frees_everything(slow):
-    writing = GenerationSession(ASK)
+    monkeypatch.setattr(BatchScheduler, "stream", stream)
+    session = GenerationSession(REQUEST)
 
     async def leave():
-        running = writing.write(1000)
+        running = session.run(100)
+        await anext(running)
+        session.release()
+        await running.aclose()
+
+    run(leave())
+    assert stops[0].is_set()
+
+
+def test_session_that_is_running_cannot_run_twice():
+    session = GenerationSession(REQUEST)
+
+    async def go():
+        async for _ in session.run(50):
+            with pytest.raises(ValueError, match="still being written"):
+                await anext(session.run(50))
+
+    run(go())
+    generate(session, 50)
+    assert len(session.pieces) == 100
+
+
+def test_cancelled_run_frees_the_state(slow_generation):
+    session = GenerationSession(REQUEST)
+
+    async def leave():
+        running = session.run(1000)
         await anext(running)
         await running.aclose()
 
     run(leave())
-    assert (writing.busy, writing.row, writing.can_go_on) == (False, None, False)
-    while writing.desk.seats:
+    assert (session.is_running, session.sequence, session.can_continue) == (False, None, False)
+    deadline = time.monotonic() + 30
+    while session.entry.scheduler.is_running:
+        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_a_visitor_who_leaves_later_frees_everything_too(slow):
-    writing = GenerationSession(ASK)
-    write(writing, 5)
-    assert writing.row
-    assert writing.can_go_on
-    writing.forget()
-    assert (writing.row, writing.can_go_on) == (None, False)
+def test_released_session_frees_the_state(slow_generation):
+    session = GenerationSession(REQUEST)
+    generate(session, 5)
+    assert session.sequence
+    assert session.can_continue
+    session.release()
+    assert (session.sequence, session.can_continue) == (None, False)
 
-    async def leave():
-        async for _ in writing.write(1000):
-            writing.forget()
+    async def release_at_once():
+        async for _ in session.run(1000):
+            session.release()
 
-    writing = GenerationSession(ASK)
-    run(leave())
-    assert len(writing.pieces) < 1000
-    assert (writing.row, writing.can_go_on) == (None, False)
+    session = GenerationSession(REQUEST)
+    run(release_at_once())
+    assert len(session.pieces) < 1000
+    assert (session.sequence, session.can_continue) == (None, False)
 
 
-def test_the_sheet_escapes_every_character():
-    html = sheet('<b a="1">&\'', "b", "<script>alert(1)</script>")
+@pytest.mark.parametrize(
+    ("model", "prompt", "words"),
+    [
+        ("gpt-shakespeare", "ROMEO:", []),
+        ("gpt-shakespeare", "é", ["é", "it was skipped", "Nothing of the prompt remains"]),
+        ("gpt-shakespeare", "a\tb\u00a0c", ["tab no-break space", "they were skipped"]),
+        ("gpt-shakespeare", "a" * 300, ["256 characters at a time"]),
+        ("gpt-names", "Emma", ["lower case"]),
+        ("bpe-shakespeare", "é\t日 👨\u200d👩", []),
+        ("bpe-shakespeare", "the " * 200, []),
+        ("bpe-shakespeare", "é" * 200, ["256 tokens at a time"]),
+    ],
+)
+def test_remarks_about_a_prompt(model, prompt, words):
+    remarks = " ".join(GenerationSession(make_request(model, prompt)).remarks())
+    assert bool(remarks) == bool(words)
+    assert all(each in remarks for each in words)
+
+
+def test_prompt_is_lowered_for_a_model_without_capitals():
+    session = GenerationSession(make_request("gpt-names", "Emma"))
+    assert (session.prompt, session.unknown_chars) == ("emma", "")
+    generate(session, 20)
+    params = SamplingParams(max_new_tokens=20, seed=1)
+    assert session.text == get_model("gpt-names").lm.generate("emma", params).text
+
+
+def test_speed_and_bits_count_characters_whatever_the_tokens_are(monkeypatch):
+    request = make_request("bpe-shakespeare", "ROMEO:", max_new_tokens=60, seed=2)
+    session = GenerationSession(request)
+    generate(session, 20)
+    monkeypatch.setattr("ui.session.time", SimpleNamespace(perf_counter=chain([0.0], repeat(2.0)).__next__))  # two seconds
+    generate(session, 40)
+    generation = session.lm.generate(request.prompt, request.params)
+    assert session.text == generation.text
+    assert len(session.pieces) == 60 < len(generation.text) / 1.5
+    assert session.bits_per_character == pytest.approx(-sum(generation.logprobs) / math.log(2) / len(generation.text))
+    assert session.chars_per_second == len("".join(session.pieces[20:])) / 2
+
+
+def test_no_bits_per_character_for_a_sampled_text_of_a_vae():
+    session = GenerationSession(make_request("vae-names"))
+    generate(session, 50)
+    assert session.bits_per_character is None
+    assert "bits" not in write.finished(session)[2]
+
+
+@pytest.fixture
+def hostile_model(tiny_bigram, tokenizer, monkeypatch):
+    """A model with a tokenizer whose pattern fails on "aaaa...!", as a visitor may open it from the Hub."""
+    backend = tokenizers.Tokenizer(models.BPE(vocab=tokenizer.vocab, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"(a+)+$"), "isolated")
+    backend.decoder = decoders.Fuse()
+    entry = ModelEntry("user/hostile@0", LanguageModel(tiny_bigram, Tokenizer(backend), "user/hostile"), {}, "user/hostile", "0")
+    monkeypatch.setitem(model_registry._hub_models, entry.id, entry)
+    return entry.id
+
+
+def drain(generator):
+    async def go():
+        return [outputs async for outputs in generator]
+
+    return run(go())
+
+
+def test_failing_tokenizer_is_a_sentence(hostile_model):
+    visitor = SimpleNamespace(session_hash="x")
+    (outputs,) = drain(write.on_generate(hostile_model, "a" * 3000 + "!", 100, 0.8, 0, 1.0, 0.0, 1, False, visitor))
+    assert "Nothing was written: the tokenizer fails on this text" in outputs[3]
+
+
+def test_prompt_is_tokenized_outside_the_event_loop(monkeypatch):
+    threads, encode = set(), Tokenizer.encode
+
+    def record(self, text):
+        threads.add(threading.current_thread())
+        return encode(self, text)
+
+    monkeypatch.setattr(Tokenizer, "encode", record)
+    settings = (50, 0.8, 0, 1.0, 0.0, 1, False)
+    drain(write.on_generate("bigram-shakespeare", "To be", *settings, SimpleNamespace(session_hash="x")))
+    assert threads
+    assert threading.current_thread() not in threads
+
+
+def test_text_html_escapes_every_character():
+    html = text_html('<b a="1">&\'', "b", "<script>alert(1)</script>")
     assert "<script" not in html
     assert "<b a" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert "<s>b</s>" in html
 
 
-def test_the_shelf_goes_from_the_worst_to_the_best_of_each_text():
-    models = shelf()
-    texts = [(m.facts["data"]["name"], "lines" in m.facts["data"]) for m in models]
-    ladders = [("shakespeare", False), ("shakespeare", True), ("names", True)]
-    assert list(dict.fromkeys(texts)) == ladders
-    for text in ladders:
-        bits = [m.facts["held_out"]["bits_per_character"] for m, of in zip(models, texts, strict=True) if of == text]
+def test_models_are_sorted_by_text_then_from_worst_to_best():
+    entries = list_models()
+    texts = [(e.training_log["data"]["name"], "lines" in e.training_log["data"]) for e in entries]
+    assert list(dict.fromkeys(texts)) == [("shakespeare", False), ("shakespeare", True), ("names", True)]
+    for text in set(texts):
+        bits = [e.training_log["held_out"]["bits_per_character"] for e, of in zip(entries, texts, strict=True) if of == text]
         assert bits == sorted(bits, reverse=True)
-    assert models[0].label.startswith("bigram-shakespeare\nsees 1 character · 4,225 parameters · ")
-    assert default() is take("gpt-shakespeare")
+    assert default_model() is get_model("gpt-shakespeare")
 
 
-def test_each_rung_says_what_it_adds():
-    for model in shelf():
-        assert len(model.about) > 40
-        assert model.label.endswith(" bits per character")
-        assert "{" not in model.about
-    assert "what followed the last 6 characters; where the text never had those, the last 5" in take("ngram-shakespeare").about
+def test_each_model_is_described():
+    for entry in list_models():
+        name, facts = entry.label.split("\n")
+        assert name == entry.id
+        assert facts.endswith(" bits per character")
+        assert ("at most" in facts) == (entry.family.likelihood == "bound")
+        assert len(entry.explanation) > 40
+    assert "sees the last 256 tokens" in get_model("bpe-shakespeare").label
 
 
-def test_a_model_that_a_space_was_made_for_comes_first_to_hand(monkeypatch):
-    own, lm = shelf(), take("bigram-shakespeare").lm
-    published = ModelEntry(lm, own[0].facts | {"kind": "mixture"}, "0" * 40)
-    monkeypatch.setattr("ui.model_registry.shelf", lambda: [*own, published])
-    assert default() is published
-    monkeypatch.setattr("ui.model_registry.shelf", lambda: [ModelEntry(lm, own[0].facts | {"kind": "mixture"})])
-    assert default().lm is lm  # if there is nothing else
+def test_page_opens_with_the_pinned_model_of_a_space(monkeypatch):
+    shipped, bigram = list_models(), get_model("bigram-shakespeare")
+    pinned = replace(bigram, id="user/repo@0", commit="0")
+    monkeypatch.setattr(model_registry, "_shipped_models", lambda: [*shipped, pinned])
+    assert default_model() is pinned
+    mixture = get_model("mixture-shakespeare")
+    monkeypatch.setattr(model_registry, "_shipped_models", lambda: [mixture])
+    assert default_model() is mixture  # the only one

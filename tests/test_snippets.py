@@ -1,4 +1,4 @@
-"""The panel "Use the weights": files to download, and programs that each write the text on the screen."""
+"""The panel "Use the weights": files to download, and programs that write the text on the screen."""
 
 import json
 import re
@@ -12,11 +12,12 @@ from browser import ROOT
 
 from gpt import SamplingParams
 from gpt.checkpoint import FILES, WEIGHTS, names
-from ui.model_registry import take
+from ui import model_registry
+from ui.model_registry import add_local_model, get_model
 from ui.session import GenerationRequest
-from ui.snippets import files, on_text
+from ui.snippets import file_links, on_text
 
-ASKS = {
+REQUESTS = {
     "plain": GenerationRequest("gpt-shakespeare", "ROMEO:", SamplingParams(max_new_tokens=80, seed=7)),
     "every setting": GenerationRequest("gpt-shakespeare", "To be", SamplingParams(1.3, 12, 0.9, 0.02, 60, 4_294_967_295)),
     "odd characters": GenerationRequest(
@@ -28,9 +29,9 @@ ASKS = {
 }
 
 
-def shown(ask):
-    """The text on the screen: the prompt as it was typed, and what was written."""
-    return ask.prompt + take(ask.model).lm.generate(ask.prompt, ask.params).text
+def screen_text(request):
+    """The text on the screen: the prompt as it was typed, and what follows."""
+    return request.prompt + get_model(request.model).lm.generate(request.prompt, request.params).text
 
 
 def run(*command):
@@ -41,53 +42,84 @@ def run(*command):
 
 @pytest.fixture
 def programs(address):
-    return lambda ask: on_text(ask.query(ask.params.max_new_tokens), address)
+    return lambda request: on_text(request.query(request.params.max_new_tokens), address)
 
 
-@pytest.mark.parametrize("name", ASKS)
-def test_the_python_program_writes_the_text(programs, name):
-    assert run(sys.executable, "-c", programs(ASKS[name])[0]) == shown(ASKS[name]) + "\n"
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REQUESTS)
+def test_python_program_writes_the_text(programs, name):
+    assert run(sys.executable, "-c", programs(REQUESTS[name])[0]) == screen_text(REQUESTS[name]) + "\n"
 
 
-@pytest.mark.parametrize("name", ASKS)
-def test_the_command_line_writes_the_text(programs, name):
-    command = programs(ASKS[name])[1].replace("python", sys.executable, 1)
-    assert run("bash", "-c", command) == shown(ASKS[name]) + "\n"
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REQUESTS)
+def test_command_line_writes_the_text(programs, name):
+    command = programs(REQUESTS[name])[1].replace("python", sys.executable, 1)
+    assert run("bash", "-c", command) == screen_text(REQUESTS[name]) + "\n"
 
 
-@pytest.mark.parametrize("name", ASKS)
-def test_the_client_program_writes_the_text(programs, name):
-    out = run(sys.executable, "-c", programs(ASKS[name])[2])
-    assert out.endswith("\n" + shown(ASKS[name]) + "\n")  # after what the client says of itself
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REQUESTS)
+def test_client_program_writes_the_text(programs, name):
+    out = run(sys.executable, "-c", programs(REQUESTS[name])[2])
+    assert out.endswith("\n" + screen_text(REQUESTS[name]) + "\n")  # after the client's own messages
 
 
-@pytest.mark.parametrize("name", ASKS)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REQUESTS)
 def test_curl_writes_the_text(programs, name):
-    out = run("bash", "-c", programs(ASKS[name])[3])
+    out = run("bash", "-c", programs(REQUESTS[name])[3])
     *_, last = re.findall(r"^event: complete\ndata: (.*)$", out, re.MULTILINE)
-    assert [ASKS[name].prompt + text for text in json.loads(last)] == [shown(ASKS[name])]
+    assert [REQUESTS[name].prompt + text for text in json.loads(last)] == [screen_text(REQUESTS[name])]
 
 
 @pytest.mark.parametrize("address", ["javascript:alert(1)", "http://x' + evil + '", "", "http://" + "x" * 300])
-def test_an_address_that_is_none_is_not_written_into_a_program(address):
-    for program in on_text(ASKS["plain"].query(80), address)[2:]:
+def test_invalid_address_is_replaced(address):
+    for program in on_text(REQUESTS["plain"].query(80), address)[2:]:
         assert "http://127.0.0.1:7860" in program
         assert not address or address not in program
 
 
-@pytest.mark.parametrize("model", names())
-def test_every_file_is_there_to_download(address, model):
-    links = re.findall(r'href="([^"]+)" download>([^<]+)<', files(model))
-    assert {name for _, name in links} == {name for name in (*FILES, "README.md") if (WEIGHTS / model / name).is_file()}
-    for link, name in links:
+def links(model):
+    return re.findall(r'href="([^"]+)" download>([^<]+)<', file_links(model))
+
+
+def test_every_file_can_be_downloaded(address):
+    for model in names():
+        found = {name: address + "/" + link for link, name in links(model)}
+        assert found.keys() == {name for name in (*FILES, "README.md") if (WEIGHTS / model / name).is_file()}
+        for name, url in found.items():
+            with urllib.request.urlopen(url) as answer:
+                assert answer.read() == (WEIGHTS / model / name).read_bytes()
+
+
+def test_local_model_is_opened_and_downloaded_from_its_folder(address, folder, monkeypatch, capsys):
+    monkeypatch.setattr(model_registry, "_local_models", {})
+    add_local_model(str(folder))
+    request = GenerationRequest("tiny", "Vera", SamplingParams(max_new_tokens=30, seed=2))
+    exec(on_text(request.query(30), address)[0], {})
+    assert capsys.readouterr().out == screen_text(request) + "\n"
+    for link, name in links("tiny"):
         with urllib.request.urlopen(f"{address}/{link}") as answer:
-            assert answer.read() == (WEIGHTS / model / name).read_bytes()
+            assert answer.read() == (folder / name).read_bytes()
+    assert {"config.json", "model.safetensors"} <= {name for _, name in links("tiny")}
+
+
+@pytest.mark.parametrize("model", ["..", "", "../gpt", "/etc", "nothing", "<b>"])
+def test_no_links_to_files_of_what_is_not_a_model(model):
+    assert links(model) == []
+    assert "There is no model called" in file_links(model)
+    assert "<b>" not in file_links(model)
 
 
 @pytest.mark.parametrize(
-    "path", ["../app.py", "%2e%2e/app.py", "..%2fapp.py", "gpt-shakespeare/../../app.py", "", "gpt-shakespeare/"]
-)
-def test_nothing_else_is_there_to_download(address, path):
+    "path",
+    [
+        "../app.py", "%2e%2e/app.py", "..%2fapp.py", "gpt-shakespeare/../../app.py", "", "gpt-shakespeare/",
+        "gpt-shakespeare/%2e%2e%2f%2e%2e%2fapp.py", "hub.json", "mine/config.json", "gpt-shakespeare/resume.pt",
+    ],
+)  # fmt: skip
+def test_nothing_else_can_be_downloaded(address, path):
     with pytest.raises(HTTPError) as refused:
         urllib.request.urlopen(f"{address}/weights/{path}")
     with refused.value as answer:
@@ -96,27 +128,27 @@ def test_nothing_else_is_there_to_download(address, path):
 
 
 @pytest.mark.browser
-def test_the_panel_follows_the_text_on_the_screen(visit, address):
+def test_panel_follows_the_text_on_the_screen(visit, address):
     first = visit()
     first.page.click("#use > button")
     first.pick("bigram-shakespeare")
     first.page.fill("#length input[type=number]", "60")
     first.generate("O <b>'dear'</b>")
-    text = first.done()
+    text = first.wait_for_text()
     seed = re.search(r"seed (\d+)", first.status)[1]
 
     def program():
         return "\n".join(first.page.locator("#use .cm-content:visible").inner_text().split("\n")).replace("\n\n", "\n")
 
-    first.until(lambda: f"seed={seed}" in program(), "the program to follow")
+    first.until(lambda: f"seed={seed}" in program(), "the program of this text")
     assert run(sys.executable, "-c", program()) == f"O <b>'dear'</b>{text}\n"
-    for tab, says in (
+    for tab, part in (
         ("Command line", "python -m gpt --model=bigram-shakespeare"),
         ("gradio_client", address),
         ("curl", address),
     ):
         first.page.get_by_role("tab", name=tab).click()
-        first.until(lambda says=says: says in program() and seed in program(), f"the program for {tab}")
+        first.until(lambda part=part: part in program() and seed in program(), f"the program for {tab}")
     first.until(lambda: "weights/bigram-shakespeare/config.json" in first.page.inner_html("#files"), "the links of this model")
     with first.page.expect_download() as started:
         first.page.click("#files a:text-is('config.json')")
@@ -125,7 +157,7 @@ def test_the_panel_follows_the_text_on_the_screen(visit, address):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_open_panel_fits_a_phone(visit, scheme):
+def test_open_panel_fits_a_phone(visit, scheme):
     first = visit(viewport={"width": 390, "height": 844}, color_scheme=scheme)
     first.page.click("#use > button")
     first.page.wait_for_selector("#use .cm-content:visible")

@@ -1,4 +1,4 @@
-"""The part "Open a model from the Hub": a repo's name in, a model on the page's list out."""
+"""The panel "Open a model from the Hub": type a repo's name, and its model joins the page's list."""
 
 import re
 from collections.abc import Iterator
@@ -10,64 +10,77 @@ import gradio as gr
 from gpt import CheckpointError
 from gpt.checkpoint import HUB_ID
 from gpt.hub import HubError
-from ui.model_registry import fetched, offered, take
+from ui.model_registry import ModelEntry, get_model, model_ids, open_hub_model
+
+
+def open_models() -> list[ModelEntry]:
+    """All open models."""
+    entries = []
+    for id in model_ids():
+        try:
+            entries.append(get_model(id))
+        except ValueError:
+            continue  # it was closed for another one at this moment
+    return entries
 
 
 def choices() -> list[tuple[str, str]]:
-    """The list of models to pick from."""
-    found = []
-    for id in dict.fromkeys(offered()):
-        try:
-            found.append((take(id).label, id))
-        except ValueError:
-            continue  # it made room for another one at this moment
-    return found
+    """The options of the list of models: labels and ids."""
+    return [(entry.label, entry.id) for entry in open_models()]
 
 
-def opening(id: str) -> Iterator[str]:
-    """Open a model, "user/repo" or "user/repo@commit", and tell of it as it goes on; the last is its id.
+def open_from_hub(id: str) -> Iterator[str]:
+    """Open a model and yield messages about the progress, then its id.
 
-    Raises ValueError, in a sentence for the visitor, if it cannot be opened.
+    Args:
+        id: "user/repo", "user/repo@commit", or the address of its page.
+
+    Raises:
+        ValueError: In a sentence for the visitor, if it cannot be opened.
     """
     repo, _, commit = id.strip().removeprefix("https://huggingface.co/").strip("/").partition("@")
     if not HUB_ID.fullmatch(repo) or not re.fullmatch(r"[0-9a-f]{40}|", commit):
-        raise ValueError(f"{id[:80]!r} is no model on the Hub; give one like user/name, as its page shows it.")
-    getting = fetched(repo, commit or None)
+        raise ValueError(f"{id[:80]!r} is not a model on the Hub; give its name as its page shows it, like user/name.")
+    progress = open_hub_model(repo, commit or None)
     while True:
         try:
-            done, total = next(getting)
+            done, total = next(progress)
         except StopIteration as end:
             yield end.value.id
             return
         except (CheckpointError, HubError) as error:
             raise ValueError(f"It was not opened: {error}.") from None
-        yield f"Fetching {repo}: {done / 1e6:.1f} of {total / 1e6:.1f} MB…" if total else f"Asking the Hub for {repo}…"
+        yield f"Downloading {repo}: {done / 1e6:.1f} of {total / 1e6:.1f} MB…" if total else f"Looking for {repo} on the Hub…"
 
 
 def on_open(id: str) -> Iterator[list[Any]]:
+    """Open a model and select it; outputs the list of models and a message."""
     try:
-        for told in opening(id):
-            yield [gr.skip(), paragraph(told)]
-        yield [gr.update(choices=choices(), value=told), paragraph(f"{told.partition('@')[0]} is open. Press Generate.")]
+        for message in open_from_hub(id):
+            yield [gr.skip(), paragraph(message)]
+        ready = f"{message.partition('@')[0]} is open. Press Generate."  # the last message is its id
+        yield [gr.update(choices=choices(), value=message), paragraph(ready)]
     except ValueError as error:
         yield [gr.skip(), paragraph(str(error))]
 
 
 def paragraph(text: str) -> str:
+    """A message as HTML, which screen readers announce."""
     return f'<p role="status">{escape(text)}</p>'
 
 
 def build(model: gr.Radio) -> None:
-    """Lay out the part below the list of models."""
+    """Lay out the panel below the list of models."""
     with gr.Accordion("Open a model from the Hub", open=False, elem_id="hub"):
         repo = gr.Textbox(label="Model", placeholder="user/name", max_lines=1, max_length=200, elem_id="hub-id")
         button = gr.Button("Open", elem_id="hub-open")
-        told = gr.HTML(paragraph("A small model that was published with this project. Up to 100 MB."), elem_id="hub-told")
+        about = paragraph("A small model that was published with this project, up to 100 MB.")
+        message = gr.HTML(about, elem_id="hub-message")
     gr.on(
         [button.click, repo.submit],
         on_open,
         repo,
-        [model, told],
+        [model, message],
         concurrency_limit=2,
         concurrency_id="hub",
         api_visibility="private",

@@ -1,7 +1,8 @@
-"""The models that the page offers: its own, each opened once, and a few that visitors opened from the Hub."""
+"""The models that the page offers: the shipped ones, those of `--model`, and a few that visitors opened from the Hub."""
 
 import json
 import os
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Generator
@@ -13,188 +14,231 @@ from pathlib import Path
 from typing import Any
 
 from gpt import LanguageModel, hub, load
-from gpt.checkpoint import FILES, HUB_ID, NEEDED, WEIGHTS, CheckpointError, NullProgress, fetch, names
-from gpt.models.base import UNBOUNDED_CONTEXT
+from gpt.checkpoint import FILES, HUB_ID, NEEDED, WEIGHTS, CheckpointError, download, names, open_folder
+from gpt.models.registry import ModelFamily, family_of
 from gpt.scheduler import BatchScheduler
 
-PINNED_MODELS = WEIGHTS / "hub.json"  # {repo: commit}: what a Space offers from the Hub, beside the models under weights/
-MOST = 100_000_000  # bytes of a model that a visitor may open
-
-# What each rung of the ladder adds to the one below it.
-ABOUT = {
-    "bigram": "Counts which character follows which, and knows nothing else.",
-    "ngram": "Counts what followed the last {window} characters; where the text never had those, the last {less}, and so on. "
-    "Nothing is learned, and yet a neural network has to be trained well to beat it.",
-    "lstm": "Reads the text once, from left to right, and has to carry along in {numbers} numbers whatever may matter later.",
-    "vae": "Turns a line into {latent} numbers and back, so that new lines can be drawn, and any two have others between them.",
-    "gpt": "Learns what to look for in a whole passage, and need not have seen the same words before.",
-    "sub-words": "A GPT that reads and writes pieces of words: they were found by joining the two neighbours that are most "
-    "often together in the text, again and again, from single characters on.",
-    "mixture": "Takes the mean of {parts}: where one errs, the other often does not.",
-}
-
-MAX_HUB_MODELS = 4  # models of visitors that stay open; whichever was not used for longest makes room
+PINNED_MODELS = WEIGHTS / "hub.json"  # {repo: commit}: what a Space offers from the Hub, next to the models under weights/
+MAX_MODEL_BYTES = 100_000_000  # of a model that a visitor may open
+MAX_HUB_MODELS = 4  # models of visitors that stay open; the least recently used one is closed for another
+DOWNLOADS = (*FILES, "README.md")  # the files of a local model that visitors may download
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """An open model, its training.json, and the commit if it is from the Hub."""
+    """An open model.
 
+    Attributes:
+        id: What links and API calls name it by: "gpt-shakespeare", or "user/repo@commit" with the exact weights.
+        lm: The model.
+        training_log: The content of its training.json; empty if it has none.
+        source: What `gpt.load` opens it by: a name under weights/, a folder, or "user/repo".
+        commit: The commit, if it is from the Hub.
+        folder: Its folder, if visitors may download its files here.
+    """
+
+    id: str
     lm: LanguageModel
-    facts: dict[str, Any]
+    training_log: dict[str, Any]
+    source: str
     commit: str = ""
-
-    @property
-    def id(self) -> str:
-        """By which links and programs name these very weights: "gpt-shakespeare", or "user/repo@commit"."""
-        return f"{self.lm.name}@{self.commit}" if self.commit else self.lm.name
+    folder: Path | None = None
 
     @cached_property
-    def desk(self) -> BatchScheduler:
-        """Where it writes for visitors."""
+    def scheduler(self) -> BatchScheduler:
+        """Generates the texts of all its visitors."""
         return BatchScheduler(self.lm)
 
     @property
-    def sees(self) -> str:
-        unit = self.lm.tokenizer.unit
-        if self.lm.window == 1:
-            return f"1 {unit}"
-        if self.lm.end_id is not None:
-            return "the line so far"
-        return "all before" if self.lm.window == UNBOUNDED_CONTEXT else f"the last {self.lm.window} {unit}s"
+    def family(self) -> ModelFamily:
+        """Its entry in the registry of model families."""
+        return family_of(self.lm.model.config)
 
     @property
     def label(self) -> str:
-        """Name, what it sees, size and quality: its line in the list of models."""
-        held_out = self.facts.get("held_out")
-        quality = f"{held_out['bits_per_character']:.2f} bits per character" if held_out else "from the Hub"
-        return f"{self.lm.name}\nsees {self.sees} · {_short(self.lm.parameters)} parameters · {quality}"
+        """Its name, context, size and quality, for the list of models."""
+        if held_out := self.training_log.get("held_out"):
+            at_most = "at most " if self.family.likelihood == "bound" else ""
+            quality = f"{at_most}{held_out['bits_per_character']:.2f} bits per character"
+        else:
+            quality = "from the Hub" if self.commit else "not evaluated"
+        size = f"{_short_number(self.lm.num_parameters)} parameters"
+        return f"{self.lm.name}\nsees {self.lm.context_description} · {size} · {quality}"
 
     @property
-    def about(self) -> str:
-        """What it adds to the model before it, if it is one of the page's own."""
-        window, config, kind = self.lm.window, self.lm.model.config, self.facts.get("kind", "")
-        if kind == "gpt" and self.lm.tokenizer.unit == "token":
-            kind = "sub-words"
-        return ABOUT.get(kind, "").format(
-            window=window,
-            less=window - 1,
-            parts=" and ".join(part["name"] for part in self.facts.get("parts", ())),
-            numbers=f"{2 * getattr(config, 'num_hidden_layers', 0) * getattr(config, 'hidden_size', 0):,}",
-            latent=getattr(config, "latent_size", 0),
-        )
+    def explanation(self) -> str:
+        """A sentence for beginners on how it works."""
+        return self.family.explain(self.lm.model.config, self.lm.tokenizer.unit)
+
+    @property
+    def sample(self) -> dict[str, Any] | None:
+        """A text that it wrote at the end of its training run, with the settings that write it again."""
+        return self.training_log.get("sample")
+
+    def files(self) -> list[Path]:
+        """Its files that visitors may download here."""
+        return [path for name in DOWNLOADS if self.folder and (path := self.folder / name).is_file()]
 
 
 @cache
-def shelf() -> list[ModelEntry]:
-    """The page's own models, a ladder for each text, the longest text first: of those that learned from it, the best last.
-
-    Raises CheckpointError, in one sentence, if there is none, or one is missing or damaged.
-    """
+def _shipped_models() -> list[ModelEntry]:
+    """The models under weights/ and those that a Space pins, sorted by text, the longest first, then from worst to best."""
     pinned = json.loads(PINNED_MODELS.read_text(encoding="utf-8")) if PINNED_MODELS.is_file() else {}
     if not names() and not pinned:
         raise CheckpointError(f"{WEIGHTS} has no models; restore them with `git checkout -- weights`")
-    own = [
-        ModelEntry(load(name), _facts(WEIGHTS / name, f"restore it with `git checkout -- weights/{name}`")) for name in names()
+    entries = [
+        ModelEntry(name, load(name), _training_log(folder, f"restore it with `git checkout -- weights/{name}`"), name, "", folder)
+        for name, folder in ((name, WEIGHTS / name) for name in names())
     ]
-    own.sort(key=lambda shelved: (-shelved.facts["data"]["characters"], -shelved.facts["held_out"]["bits_per_character"]))
+    entries.sort(key=lambda e: (-e.training_log["data"]["characters"], -e.training_log["held_out"]["bits_per_character"]))
     for repo, commit in pinned.items():
         lm = load(repo, commit)
-        own.append(ModelEntry(lm, _facts(hub.cached(repo, commit, NEEDED) or WEIGHTS, "publish it again"), commit))
-    return own
+        log = _training_log(hub.find_snapshot(repo, commit, NEEDED, local_files_only=True) or WEIGHTS, "publish it again")
+        entries.append(ModelEntry(f"{repo}@{commit}", lm, log, repo, commit))
+    return entries
 
 
-def default() -> ModelEntry:
-    """The model that the page opens with: what a Space was made for, else the best of the first ladder that is one model,
-    not two."""
-    text = shelf()[0].facts["data"]["sha256"]
-    fit = [each for each in shelf() if each.facts["data"]["sha256"] == text and each.facts["kind"] not in ("mixture", "vae")]
-    return next((each for each in reversed(shelf()) if each.commit), (fit or shelf())[-1])
-
-
-_hub_models: OrderedDict[str, ModelEntry] = OrderedDict()
+_local_models: dict[str, ModelEntry] = {}  # of `--model`, by id
+_hub_models: OrderedDict[str, ModelEntry] = OrderedDict()  # of visitors, by id, the least recently used first
 _lock = threading.Lock()
-_fetcher = ThreadPoolExecutor(1)  # one model at a time: a class that opens one link fetches it once
+_downloader = ThreadPoolExecutor(1)  # one model at a time: a class that opens one link downloads it once
 
 
-def offered() -> list[str]:
-    """The ids of all models that are open."""
+def add_local_model(folder: str) -> None:
+    """Offer the model in a folder, as `python -m train run --out` writes it.
+
+    Raises:
+        CheckpointError: If the folder has no model, or its name is taken.
+    """
+    if not os.path.isdir(folder):
+        raise CheckpointError(f"there is no folder {folder}; give the folder that `python -m train run --out` wrote")
+    path = Path(folder)
+    lm = load(os.path.join(folder, ""))  # with a slash at the end, it is never a name under weights/
+    taken = _local_models.get(lm.name)
+    if lm.name in names() or (taken and taken.source != folder):
+        raise CheckpointError(f"there are two models called {lm.name}; rename the folder {folder}")
+    log = _training_log(path, "train the model again") if (path / "training.json").exists() else {}
+    _local_models[lm.name] = ModelEntry(lm.name, lm, log, folder, "", path)
+
+
+def list_models() -> list[ModelEntry]:
+    """The models that the page always offers: those of `--model`, then the shipped ones.
+
+    Raises:
+        CheckpointError: If there is none, or a shipped one is missing or damaged.
+    """
+    return [*_local_models.values(), *_shipped_models()]
+
+
+def default_model() -> ModelEntry:
+    """The model that the page opens with.
+
+    The first of `--model`, else the last that a Space pins, else the best trained one of the first text with exact
+    likelihoods: it is one model, not two, and continues any prompt. Only models with a sample count.
+    """
+    shipped = [entry for entry in _shipped_models() if entry.sample]
+    text = shipped[0].training_log["data"]["sha256"]
+    own = [entry for entry in _local_models.values() if entry.sample]
+    pinned = [entry for entry in reversed(shipped) if entry.commit]
+    best = [e for e in shipped if e.training_log["data"]["sha256"] == text and e.family.task and e.family.likelihood == "exact"]
+    return [*own, *pinned, *reversed(best), *shipped][0]
+
+
+def model_ids() -> list[str]:
+    """The ids of all open models."""
     with _lock:
-        return [shelved.id for shelved in shelf()] + list(_hub_models)
+        return [*(entry.id for entry in list_models()), *_hub_models]
 
 
-def take(id: str) -> ModelEntry:
-    """An open model by its id. Raises ValueError, in a sentence for the visitor, if there is none."""
-    for shelved in shelf():
-        if id == shelved.id:
-            return shelved
+def get_model(id: str) -> ModelEntry:
+    """An open model by its id.
+
+    Raises:
+        ValueError: In a sentence for the visitor, if there is none.
+    """
+    for entry in list_models():
+        if id == entry.id:
+            return entry
     with _lock:
         if id in _hub_models:
             _hub_models.move_to_end(id)
             return _hub_models[id]
     if HUB_ID.fullmatch(id.partition("@")[0]):
         raise ValueError(f"The model {id[:80]} is not open here (any more); open it from the Hub again.")
-    own = ", ".join(shelved.id for shelved in shelf())
-    raise ValueError(f"There is no model called {id[:60]!r} here; pick one of {own}.")
+    raise ValueError(f"There is no model called {id[:60]!r} here; pick one of {', '.join(e.id for e in list_models())}.")
 
 
 @dataclass
-class _Fetch:
-    """One model on its way from the Hub: how many bytes have come, and how many will."""
+class _Download:
+    """A model on its way from the Hub."""
 
-    aside: Path | None = None
+    folder: str = ""
     total: int = 0
 
     def progress(self) -> tuple[int, int]:
-        come = 0
-        for folder, _, found in os.walk(self.aside or ""):  # os.walk passes over what has gone meanwhile, and so do we
-            for name in found:
+        """Bytes so far, and in all."""
+        done = 0
+        for folder, _, files in os.walk(self.folder):  # os.walk skips folders that vanish meanwhile, as we do files
+            for name in files:
                 with suppress(OSError):
-                    come += os.lstat(os.path.join(folder, name)).st_size
-        return min(come, self.total), self.total
+                    done += os.lstat(os.path.join(folder, name)).st_size
+        return min(done, self.total), self.total
 
     def run(self, repo: str, commit: str | None) -> ModelEntry:
-        if (id := f"{repo}@{commit}") in offered():
-            return take(id)
-        sizes = hub.find(repo, commit, token=False)  # nobody's: a visitor must not see what the host may
-        self.total = sum(sizes.get(name, 0) for name in FILES)
-        if self.total > MOST:
-            raise CheckpointError(f"{repo} has {self.total / 1e6:,.0f} MB; this page opens models of up to {MOST / 1e6:,.0f} MB")
-        with hub.aside() as self.aside:
-            folder, lm = fetch(repo, commit, sizes, self.aside, NullProgress, False)
-            shelved = ModelEntry(lm, {}, folder.name)
+        """Open the model, unless it is open already."""
+        if commit is None or f"{repo}@{commit}" not in model_ids():
+            files = hub.list_files(repo, commit, token=False)  # anonymous: a visitor must not see what the host may
+            commit, self.total = files.commit, sum(files.sizes.get(name, 0) for name in FILES)
+        id = f"{repo}@{commit}"
+        if id in model_ids():
+            return get_model(id)
+        if self.total > MAX_MODEL_BYTES:
+            size, most = self.total / 1e6, MAX_MODEL_BYTES / 1e6
+            raise CheckpointError(f"{repo} has {size:,.0f} MB; this page opens models of up to {most:,.0f} MB")
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as self.folder:
+            folder = download(repo, commit, Path(self.folder), hub.NullProgress, False)
+            entry = ModelEntry(id, open_folder(folder, repo, repo, "give another model, or tell its author"), {}, repo, commit)
         with _lock:
-            _hub_models[shelved.id] = shelved
+            _hub_models[id] = entry
             while len(_hub_models) > MAX_HUB_MODELS:
                 _hub_models.popitem(last=False)
-        return shelved
+        return entry
 
 
-def fetched(repo: str, commit: str | None = None) -> Generator[tuple[int, int], None, ModelEntry]:
+def open_hub_model(repo: str, commit: str | None = None) -> Generator[tuple[int, int], None, ModelEntry]:
     """Open a public model from the Hub for all visitors; yields bytes so far and in all, returns the model.
 
-    Nothing of it stays on the disk. If the visitor leaves, what has begun is finished for the others. Raises
-    CheckpointError or HubError, in one sentence.
+    Nothing stays on the disk. If the visitor leaves, a download that has begun is finished for the others.
+
+    Args:
+        repo: "user/repo".
+        commit: Its commit; that of the main branch by default.
+
+    Raises:
+        CheckpointError: If it is no model that opens here.
+        HubError: If the Hub does not answer, or not with a model.
     """
-    fetch = _Fetch()
-    job = _fetcher.submit(fetch.run, repo, commit)
+    model = _Download()
+    job = _downloader.submit(model.run, repo, commit)
     try:
         while wait([job], timeout=0.2).not_done:
-            yield fetch.progress()
+            yield model.progress()
         return job.result()
     finally:
         job.cancel()  # if its turn has not come
 
 
-def _facts(folder: Path, mend: str) -> dict[str, Any]:
+def _training_log(folder: Path, hint: str) -> dict[str, Any]:
     path = folder / "training.json"
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        log = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise CheckpointError(f"{path} is missing or damaged; {mend}") from None
-    return facts
+        log = None
+    if not isinstance(log, dict):
+        raise CheckpointError(f"{path} is missing or damaged; {hint}")
+    return log
 
 
-def _short(count: int) -> str:
-    """A count as a person says it: 4,225 or 2.7 million."""
+def _short_number(count: int) -> str:
+    """A number as people say it: 4,225 or 2.7 million."""
     return f"{count / 1e6:.1f} million" if count >= 1e6 else f"{count:,}"

@@ -4,97 +4,125 @@ import json
 import re
 import shlex
 from html import escape
-from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
-from starlette.routing import Mount
-from starlette.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse
+from starlette.routing import Route
 
-from gpt.checkpoint import FILES, WEIGHTS
-from ui.model_registry import default
+from ui.assets import js_call
+from ui.model_registry import default_model, get_model
 from ui.session import GenerationRequest
 
-ABOUT = "Each of these writes the text on the screen again, whole, with its seed. The first two run in a copy of this project."
-PLACE = "weights"  # in the address of a file
-HERE = '(query) => [query, location.origin + location.pathname.replace(/[/]$/, "")]'  # in the visitor's browser
+ABOUT = (
+    "Each of these programs writes the text on the screen again, with the same seed. The first two run in a copy of this project."
+)
+FILES_PATH = "weights"  # in the address of a file
+DEFAULT_ADDRESS = "http://127.0.0.1:7860"
 
 
-def python(ask: GenerationRequest, length: int) -> str:
-    repo, _, commit = ask.model.partition("@")
-    model = f"{repo!r}, revision={commit!r}" if commit else repr(repo)
-    given = ", ".join(f"{name}={value!r}" for name, value in ask.settings(length).items())
+def python(request: GenerationRequest, length: int) -> str:
+    """A Python program with the `gpt` package."""
+    entry = get_model(request.model)
+    model = f"{entry.source!r}, revision={entry.commit!r}" if entry.commit else repr(entry.source)
+    settings = ", ".join(f"{name}={value!r}" for name, value in request.settings(length).items())
     return (
         "from gpt import SamplingParams, load\n\n"
         f"lm = load({model})\n"
-        f"prompt = {ask.prompt!r}\n"
-        f"print(prompt + lm.generate(prompt, SamplingParams({given})).text)\n"
+        f"prompt = {request.prompt!r}\n"
+        f"print(prompt + lm.generate(prompt, SamplingParams({settings})).text)\n"
     )
 
 
-def command_line(ask: GenerationRequest, length: int) -> str:
-    repo, _, commit = ask.model.partition("@")
-    settings = ask.settings(length)
-    flags = {"model": repo, "revision": commit, "prompt": ask.prompt, "length": settings.pop("max_new_tokens"), **settings}
+def command_line(request: GenerationRequest, length: int) -> str:
+    """A command with `python -m gpt`."""
+    entry, settings = get_model(request.model), request.settings(length)
+    flags = {"model": entry.source, "revision": entry.commit, "prompt": request.prompt}
+    flags |= {"length": settings.pop("max_new_tokens"), **settings}
     words = [f"--{name.replace('_', '-')}={shlex.quote(str(value))}" for name, value in flags.items() if value != ""]
     return " ".join(["python -m gpt", *words]) + "\n"
 
 
-def client(ask: GenerationRequest, length: int, address: str) -> str:
-    given = "".join(f"    {name}={value!r},\n" for name, value in _arguments(ask, length).items() if name != "prompt")
+def client(request: GenerationRequest, length: int, address: str) -> str:
+    """A Python program with gradio_client."""
+    arguments = "".join(f"    {name}={value!r},\n" for name, value in _arguments(request, length).items() if name != "prompt")
     return (
         "from gradio_client import Client\n\n"
-        f"prompt = {ask.prompt!r}\n"
-        f"text = Client({address!r}).predict(\n    prompt=prompt,\n{given}    api_name='/generate',\n)\n"
+        f"prompt = {request.prompt!r}\n"
+        f"text = Client({address!r}).predict(\n    prompt=prompt,\n{arguments}    api_name='/generate',\n)\n"
         "print(prompt + text)\n"
     )
 
 
-def curl(ask: GenerationRequest, length: int, address: str) -> str:
-    place, body = shlex.quote(f"{address}/gradio_api/call/v2/generate"), shlex.quote(json.dumps(_arguments(ask, length)))
+def curl(request: GenerationRequest, length: int, address: str) -> str:
+    """Shell commands with curl."""
+    endpoint = shlex.quote(f"{address}/gradio_api/call/v2/generate")
+    body = shlex.quote(json.dumps(_arguments(request, length)))
     return (
         "# The text streams in; the last line has all of it, as JSON.\n"
-        f"id=$(curl -s {place} -H 'Content-Type: application/json' \\\n"
+        f"id=$(curl -s {endpoint} -H 'Content-Type: application/json' \\\n"
         f"  -d {body} | cut -d '\"' -f 4)\n"
-        f"curl -sN {place}/$id\n"
+        f"curl -sN {endpoint}/$id\n"
     )
 
 
-def _arguments(ask: GenerationRequest, length: int) -> dict[str, Any]:
-    """What the page's own endpoint is called with."""
-    settings = ask.settings(length)
-    return {"model": ask.model, "prompt": ask.prompt, "length": settings.pop("max_new_tokens"), **settings}
+def _arguments(request: GenerationRequest, length: int) -> dict[str, Any]:
+    """The arguments of the page's own endpoint."""
+    settings = request.settings(length)
+    return {"model": request.model, "prompt": request.prompt, "length": settings.pop("max_new_tokens"), **settings}
 
 
 def on_text(query: str, address: str) -> list[str]:
-    """The programs for the text that is on the screen, which its link tells."""
-    ask = GenerationRequest.from_query(query, default().id)
+    """The programs for the text on the screen.
+
+    Args:
+        query: The link of the text.
+        address: The page's own, as the browser says; anything else than an address is replaced.
+    """
+    request = GenerationRequest.from_query(query, default_model().id)
     if not re.fullmatch(r"https?://[\w.:/\[\]-]{1,200}", address):
-        address = "http://127.0.0.1:7860"
-    length = ask.params.max_new_tokens
-    return [python(ask, length), command_line(ask, length), client(ask, length, address), curl(ask, length, address)]
+        address = DEFAULT_ADDRESS
+    length = request.params.max_new_tokens
+    return [
+        python(request, length), command_line(request, length), client(request, length, address), curl(request, length, address)
+    ]  # fmt: skip
 
 
-def files(model: str) -> str:
-    """Links to the files of a model: here, or on the Hub if it is from there."""
-    repo, _, commit = model.partition("@")
-    if commit:
-        place = f"https://huggingface.co/{escape(repo)}/tree/{escape(commit)}"
-        return f'<p>Download: <a href="{place}" target="_blank" rel="noopener">{escape(repo)} on the Hub</a></p>'
-    found = [path for file in (*FILES, "README.md") if (path := WEIGHTS / model / file).is_file()]
+def file_links(model: str) -> str:
+    """Links, as HTML, to the files of a model: here, or on the Hub if it is from there."""
+    try:
+        entry = get_model(model)
+    except ValueError as error:
+        return f"<p>{escape(str(error))}</p>"
+    if entry.commit:
+        url = f"https://huggingface.co/{quote(entry.source)}/tree/{entry.commit}"
+        return f'<p>Download: <a href="{url}" target="_blank" rel="noopener">{escape(entry.source)} on the Hub</a></p>'
     rows = "".join(
-        f'<li><a href="{PLACE}/{path.parent.name}/{path.name}" download>{path.name}</a> {_size(path)}</li>' for path in found
+        f'<li><a href="{FILES_PATH}/{quote(entry.id, safe="")}/{path.name}" download>{path.name}</a> '
+        f"{_size(path.stat().st_size)}</li>"
+        for path in entry.files()
     )
     return f"<p>Download</p><ul>{rows}</ul>"
 
 
-def _size(path: Path) -> str:
-    size = path.stat().st_size
+def _size(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
 def build(page: gr.Blocks, query: gr.Textbox, model: gr.Radio) -> gr.Code:
-    """Lay out the panel below the text. query: the link of the text on the screen. Gives the Python program."""
+    """Lay out the panel below the text.
+
+    Args:
+        page: The page, whose load event fills the panel.
+        query: The link of the text on the screen.
+        model: The list of models.
+
+    Returns:
+        The Python program.
+    """
     with gr.Accordion("Use the weights", open=False, elem_id="use"):
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
@@ -106,15 +134,27 @@ def build(page: gr.Blocks, query: gr.Textbox, model: gr.Radio) -> gr.Code:
                             gr.Code(label=title, show_label=False, show_line_numbers=False, interactive=False, wrap_lines=True)
                         )
             with gr.Column(scale=1, min_width=220):
-                links = gr.HTML(files(default().id), elem_id="files")
+                links = gr.HTML(file_links(default_model().id), elem_id="files")
         address = gr.Textbox("", visible="hidden", label="Address")
-    quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 8}
+    options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 8}
     for event in (query.change, page.load):
-        event(on_text, [query, address], codes, js=HERE, **quick)
-    model.change(files, model, links, **quick)
+        event(on_text, [query, address], codes, js=js_call("programInputs"), **options)
+    model.change(file_links, model, links, **options)
     return codes[0]
 
 
-def route() -> Mount:
-    """Serves the files of the shipped models as they lie under weights/."""
-    return Mount(f"/{PLACE}", StaticFiles(directory=WEIGHTS))
+async def send_file(request: Request) -> FileResponse:
+    """Send a file of a model that the page offers; 404 for anything else."""
+    try:
+        files = get_model(request.path_params["model"]).files()
+    except ValueError:
+        files = []
+    for path in files:
+        if path.name == request.path_params["file"]:
+            return FileResponse(path)
+    raise HTTPException(404)
+
+
+def route() -> Route:
+    """Where the files of the models are served."""
+    return Route(f"/{FILES_PATH}/{{model}}/{{file}}", send_file)
