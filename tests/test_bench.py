@@ -32,6 +32,7 @@ def test_all_backends_generate_the_same(folder):
         assert len(run.times) == W - 4
 
 
+@pytest.mark.slow
 def test_a_run_stops_at_its_time_limit(folder):
     for backend in bench.BACKENDS:
         assert len(backend(folder).run(["A"], 50, 0).times) == 2

@@ -72,6 +72,7 @@ def assert_close(a, b):
     torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_logits_equal_those_of_the_model_for_any_batch_and_length(pair):
     lm, program = pair

@@ -83,6 +83,7 @@ def mixed(data, parts, tmp_path_factory):
     return list(start(data, out, parts)), out
 
 
+@pytest.mark.slow
 def test_a_run_writes_a_weights_folder(mixed, data, parts):
     events, out = mixed
     assert sum(isinstance(event, StepEvent) for event in events) == 12  # the proxy run
@@ -99,6 +100,7 @@ def test_a_run_writes_a_weights_folder(mixed, data, parts):
     assert (out / "README.md").is_file()
 
 
+@pytest.mark.slow
 def test_the_weight_is_fitted_on_text_that_no_proxy_was_trained_or_selected_on(mixed, data, parts):
     _, out = mixed
     proxy_run, proxy = facts_of(out)["proxy_run"], out.with_name("both-proxy-1")
@@ -198,6 +200,7 @@ def test_models_of_other_data_are_refused(data, line_data, parts, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_families_that_cannot_be_mixed_are_refused(mixed, data, parts, tmp_path):
     for name in ("vae-names", str(mixed[1])):
         with pytest.raises(ValueError, match=r"mix two other models"):

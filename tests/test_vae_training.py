@@ -222,6 +222,7 @@ def trained(line_data, tmp_path_factory):
     return list(train("vae", config, line_data, out, Budget(steps=300), seed=1, command="a test")), out
 
 
+@pytest.mark.slow
 def test_run_records_how_the_latent_space_is_used(trained, tokens):
     events, out = trained
     facts, lm = json.loads((out / "training.json").read_text()), load(out)
@@ -245,6 +246,7 @@ def test_run_records_how_the_latent_space_is_used(trained, tokens):
     assert all("kl_divergence" in event.metrics for event in events if isinstance(event, StepEvent))
 
 
+@pytest.mark.slow
 def test_measurements_report_progress_and_are_timed(trained):
     events, out = trained
     progress = [event.progress for event in events if isinstance(event, ProgressEvent)]
