@@ -1,6 +1,6 @@
 """Writes docs/page.png: `python docs/make_screenshot.py [ADDRESS]`, while the page runs there (http://127.0.0.1:7860).
 
-Needs playwright (requirements-dev.txt) and an installed Chromium.
+Needs playwright (`pip install ".[dev]"`) and an installed Chromium.
 """
 
 import shutil

@@ -130,6 +130,21 @@ def data() -> "TextDataset":
     return TextDataset("chain", (markov_chain(4_000),), "0" * 64)
 
 
+@pytest.fixture(params=["gpt", "lstm"])
+def line_model(request):
+    """A model of 9 tokens with random weights; token 0 ends a document."""
+    from train.configs import GPTTrainConfig, LSTMTrainConfig
+
+    config = GPTTrainConfig(1, 32, context=8) if request.param == "gpt" else LSTMTrainConfig(2, 24)
+    torch.manual_seed(0)
+    model = config.build_model(9, 0).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim == 2:
+                p.normal_(std=0.3)
+    return model
+
+
 @pytest.fixture(scope="session")
 def line_data() -> "TextDataset":
     """60 lines of 2 to 5 letters."""

@@ -26,20 +26,6 @@ def ids(tiny_gpt):
     return torch.randint(tiny_gpt.config.vocab_size, (600,), generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(params=["gpt", "lstm"])
-def line_model(request):
-    from train.configs import GPTTrainConfig, LSTMTrainConfig
-
-    config = GPTTrainConfig(1, 32, context=8) if request.param == "gpt" else LSTMTrainConfig(2, 24)
-    torch.manual_seed(0)
-    model = config.build_model(9, 0).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.ndim == 2:
-                p.normal_(std=0.3)
-    return model
-
-
 def test_loss_is_the_mean_over_the_targets(halves):
     result = evaluate(halves, [torch.tensor([0, 1, 0, 0, 1])])  # 1/2, 3/4, 1/2, 1/2
     nats = (3 * math.log(2) + math.log(4 / 3)) / 4

@@ -124,17 +124,10 @@ def test_stopped_run_on_lines_continues_exactly(line_data, tmp_path):
 # Generating and scoring
 
 
-@pytest.fixture(params=["gpt", "lstm"])
-def lm(request):
+@pytest.fixture
+def lm(line_model):
     """A model with random weights and end tokens."""
-    config = GPTTrainConfig(1, 32, context=8) if request.param == "gpt" else LSTMTrainConfig(2, 24)
-    torch.manual_seed(0)
-    model = config.build_model(9, 0).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.ndim == 2:
-                p.normal_(std=0.3)
-    return LanguageModel(model, Tokenizer.from_text("\nabcdefgh"))
+    return LanguageModel(line_model, Tokenizer.from_text("\nabcdefgh"))
 
 
 def test_each_line_starts_afresh(lm):

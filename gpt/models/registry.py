@@ -60,7 +60,7 @@ def register(family: ModelFamily) -> None:
 
 def family_of(config: Config) -> ModelFamily:
     """The family of a config. Raises LookupError if its class is not registered."""
-    return next(family for family in MODEL_REGISTRY.values() if type(config) is family.config_class)
+    return {family.config_class: family for family in MODEL_REGISTRY.values()}[type(config)]
 
 
 def parse_config(config: dict[str, Any]) -> Config:
