@@ -97,11 +97,18 @@ INLINE float dot(const float *x, const float *w, int64_t n) {
     return sum;
 }
 
+/* sum (4) += x (n) @ w (4, n)^T from column i on. Never inlined: one compiled loop for all callers fuses the same
+   multiplications and additions, whose rounding the results depend on. */
+static __attribute__((noinline)) Vec4 add_remainder(Vec4 sum, const float *x, const float *w, int64_t n, int64_t i) {
+    for (; i < n; i++)
+        for (int o = 0; o < 4; o++) sum[o] += x[i] * w[o * n + i];
+    return sum;
+}
+
 /* y (4) = or += the lane sums of `sums` (4) plus the remainder of x (n) @ w (4, n)^T from column i on. */
 INLINE void store_sums(float *y, const Vec *sums, const float *x, const float *w, int64_t n, int64_t i, int add) {
     Vec4 sum = reduce_sum4(sums);
-    for (; i < n; i++)
-        for (int o = 0; o < 4; o++) sum[o] += x[i] * w[o * n + i];
+    if (i < n) sum = add_remainder(sum, x, w, n, i);
     if (add) sum += *(Vec4 *)y;
     *(Vec4 *)y = sum;
 }
