@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gpt.checkpoint import CheckpointError, load
 from gpt.generation import LanguageModel
-from gpt.sampling import SamplingParams
+from gpt.sampling import SamplingParams, parse_forced
 from gpt.tokenizer import name_characters
 
 DEFAULTS = {field.name: field.default for field in fields(SamplingParams)}
@@ -56,6 +56,12 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument(
         "--seed", type=int, metavar="N", help="the same seed gives the same text (default: a new one, printed to stderr)"
+    )
+    top.add_argument(
+        "--forced",
+        type=parse_forced,
+        metavar="I.ID,...",
+        help="give the token with this id at this index of the text instead of sampling it, as a link to a branch does",
     )
     top.set_defaults(**DEFAULTS)
 

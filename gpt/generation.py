@@ -1,8 +1,8 @@
 """From a prompt to a stream of tokens: prefill, then one step for each token, for one sequence or for many."""
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from gpt.engine import Engine, engine_for
 from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM
@@ -17,7 +18,10 @@ from gpt.sampling import SamplingParams, sample, sampling_probs
 from gpt.tokenizer import StreamDecoder, Tokenizer
 
 PREFILL_CHUNK = 256  # tokens of a prompt that are read at once; bounds the memory that a long one needs
+SCORE_BATCH = 16  # documents that are scored at once; more are hardly faster, and each has a KV cache
 ENGINES = ("C", "PyTorch")
+
+TokenNLL = Callable[[Tensor, list[int]], Tensor]  # `LanguageModel._token_nll`
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +65,8 @@ class Sequence:
         rng: Uniform numbers in [0, 1), one for each token.
         decoder: Turns token ids into text.
         last_token_id: The last token that was generated.
+        forced: The tokens of `params.forced`, by index.
+        generated: Number of tokens that were generated.
     """
 
     params: SamplingParams
@@ -70,6 +76,8 @@ class Sequence:
     rng: Iterator[float]
     decoder: StreamDecoder
     last_token_id: int = -1
+    forced: dict[int, int] = field(default_factory=dict)
+    generated: int = 0
 
 
 @dataclass(frozen=True)
@@ -234,16 +242,26 @@ class LanguageModel:
             params: How to choose each token.
             state: The state to start from, which the sequence owns from then on; by default what the model starts a document
                 from.
+
+        Raises:
+            ValueError: If a forced token is not in the vocabulary.
         """
         params = params.seeded()
+        if params.forced and (highest := max(token for _, token in params.forced)) >= len(self.tokenizer):
+            raise ValueError(f"the forced token {highest} does not exist; ids go from 0 to {len(self.tokenizer) - 1}")
         rng = _uniform_numbers(params.seed or 0)
-        ids = self.tokenizer.encode(self.tokenizer.normalize(prompt)).ids
-        if self.eos_token_id is not None:  # read the last document only
+        ids = self.context_ids(self.tokenizer.encode(self.tokenizer.normalize(prompt)).ids)
+        state = self.model.init_state(rng) if state is None else state
+        logits, state = self._prefill_chunked(ids, state)
+        decoder = StreamDecoder(self.tokenizer)
+        return Sequence(params, params.max_new_tokens, state, logits, rng, decoder, forced=dict(params.forced))
+
+    def context_ids(self, ids: list[int]) -> list[int]:
+        """The tokens that the model reads to continue `ids`: the last document only; a start token if there is nothing else."""
+        if self.eos_token_id is not None:
             ids = [self.start_id, *ids]
             ids = ids[max(i for i, token in enumerate(ids) if token == self.eos_token_id) :]
-        state = self.model.init_state(rng) if state is None else state
-        logits, state = self._prefill_chunked(ids or [self.start_id], state)
-        return Sequence(params, params.max_new_tokens, state, logits, rng, StreamDecoder(self.tokenizer))
+        return ids or [self.start_id]
 
     def score(self, text: str) -> Score:
         """How well the model predicts `text`, as a new document.
@@ -251,23 +269,41 @@ class LanguageModel:
         Raises:
             ValueError: If `text` has no character that the model knows.
         """
+        return self._score(text, self._token_nll)
+
+    def _score(self, text: str, token_nll: TokenNLL) -> Score:
         ids, unknown_chars = self.tokenizer.encode(self.tokenizer.normalize(text))
         if not ids:
             raise ValueError(f"there is nothing to score in {text[:60]!r}: it has no character that this model knows")
-        nll = [nll for document in self._documents([self.start_id, *ids]) for nll in self._token_nll(document)]
+        documents = self._score_documents(self._documents([self.start_id, *ids]), token_nll)
+        nll = [nll for document in documents for nll in document]
         tokens = [self.tokenizer.decode([i]) for i in ids]
         bits = math.fsum(nll) / math.log(2) / len(self.tokenizer.decode(ids))
         return Score(tokens, nll, bits, unknown_chars)
 
-    def _token_nll(self, ids: list[int]) -> list[float]:
-        """-log p(token) of each token of a document but the first, in nats."""
-        inputs, targets = (torch.tensor(part).split(PREFILL_CHUNK) for part in (ids[:-1], ids[1:]))
-        nll: list[float] = []
-        state = None
-        for chunk, following in zip(inputs, targets, strict=True):
-            logits, state = self.forward(chunk[None], state)
-            nll += F.cross_entropy(logits[0], following, reduction="none").tolist()
-        return nll
+    def _score_documents(self, documents: list[list[int]], token_nll: TokenNLL) -> list[list[float]]:
+        """-log p(token) of each token but the first of each document, in nats, computed in batches of similar lengths."""
+        scores: list[list[float]] = [[] for _ in documents]
+        by_length = sorted(range(len(documents)), key=lambda i: len(documents[i]))
+        for start in range(0, len(documents), SCORE_BATCH):
+            batch = by_length[start : start + SCORE_BATCH]
+            padded = pad_sequence([torch.tensor(documents[i]) for i in batch], batch_first=True)  # with token 0, on the right
+            for i, nll in zip(batch, token_nll(padded, [len(documents[i]) for i in batch]), strict=True):
+                scores[i] = nll[: len(documents[i]) - 1].tolist()
+        return scores
+
+    def _token_nll(self, ids: Tensor, lengths: list[int]) -> Tensor:
+        """-log p(token) of each token but the first, (B, T - 1), in nats; what stands for padding has no meaning.
+
+        Args:
+            ids: (B, T) padded documents, each with the token before it.
+            lengths: Their numbers of tokens.
+        """
+        nll, state = [], None
+        for inputs, targets in zip(ids[:, :-1].split(PREFILL_CHUNK, 1), ids[:, 1:].split(PREFILL_CHUNK, 1), strict=True):
+            logits, state = self.forward(inputs, state)
+            nll.append(F.cross_entropy(logits.transpose(1, 2), targets, reduction="none"))
+        return torch.cat(nll, dim=1)
 
     def _documents(self, ids: list[int]) -> list[list[int]]:
         """Split ids into documents, each with the token before it and, unless the text stops first, its end token."""
@@ -324,12 +360,15 @@ class BatchGenerator:
             logits = torch.stack([next(next_logits) if s.logits is None else s.logits for s in self.sequences])
         exact = logits.double()  # (B, V)
         tokens = sample(exact, [s.params for s in self.sequences], [next(s.rng) for s in self.sequences])
+        for i, s in enumerate(self.sequences):
+            if (forced := s.forced.get(s.generated)) is not None:
+                tokens[i] = forced
         # log_softmax would start OpenMP threads even for a few sequences, which is slow where the cores are busy.
         logprobs = exact.softmax(dim=-1).gather(-1, tokens[:, None])[:, 0].log()
         steps = []
         for s, token, logprob, own in zip(self.sequences, tokens.tolist(), logprobs.tolist(), logits.unbind(), strict=True):
             steps.append(GenerationStep(token, s.decoder.step(token), logprob, own, s.params))
-            s.last_token_id, s.logits, s.remaining = token, None, s.remaining - 1
+            s.last_token_id, s.logits, s.remaining, s.generated = token, None, s.remaining - 1, s.generated + 1
             if token == lm.eos_token_id:  # the next document starts afresh
                 s.logits, s.state = lm._prefill_chunked([token], lm.model.init_state(s.rng))
         return steps

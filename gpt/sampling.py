@@ -6,6 +6,7 @@ removes are minus infinity.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from random import SystemRandom
 from typing import Any
 
@@ -30,6 +31,8 @@ class SamplingParams:
         max_new_tokens: 0 to 100,000.
         seed: 0 to 2**32 - 1, or None for a random one. On one build, the same seed gives the same text. For a VAE it also
             determines the latent vector of each line, so it chooses the text even at temperature 0.
+        forced: Pairs (index of a generated token from 0, token id) of tokens that are given instead of sampled, in order: a
+            branch of a text. The random numbers of the other tokens stay the same.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -41,6 +44,7 @@ class SamplingParams:
     min_p: float = 0.0
     max_new_tokens: int = 300
     seed: int | None = None
+    forced: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         self._check("temperature", (int, float), lambda value: 0 <= value <= 5, "a number from 0 to 5")
@@ -52,6 +56,8 @@ class SamplingParams:
         if self.seed is not None:
             allowed = f"a whole number from 0 to {MAX_SEED}, or None"
             self._check("seed", (int,), lambda value: 0 <= value <= MAX_SEED, allowed)
+        allowed = "pairs (index, token id) of whole numbers from 0, each index higher than the one before it"
+        self._check("forced", (tuple,), _are_forced_tokens, allowed)
 
     def _check(self, name: str, types: tuple[type, ...], is_in_range: Callable[[Any], bool], allowed: str) -> None:
         value = getattr(self, name)
@@ -61,6 +67,24 @@ class SamplingParams:
     def seeded(self) -> "SamplingParams":
         """The same parameters with a seed: their own, or a random one."""
         return self if self.seed is not None else replace(self, seed=SystemRandom().randint(0, MAX_SEED))
+
+
+def _are_forced_tokens(pairs: tuple[Any, ...]) -> bool:
+    is_pairs = all(isinstance(pair, tuple) and len(pair) == 2 and all(type(n) is int and n >= 0 for n in pair) for pair in pairs)
+    return is_pairs and all(a[0] < b[0] for a, b in pairwise(pairs))
+
+
+def parse_forced(text: str) -> tuple[tuple[int, int], ...]:
+    """Read forced tokens as links and the command line write them: "12.45,40.3". Raises ValueError for another form."""
+    try:
+        return tuple((int(index), int(token)) for index, _, token in (pair.partition(".") for pair in text.split(",") if pair))
+    except ValueError:
+        raise ValueError(f"forced is {text[:60]!r}; it must be index.token pairs such as 12.45,40.3") from None
+
+
+def format_forced(forced: tuple[tuple[int, int], ...]) -> str:
+    """Inverse of `parse_forced`."""
+    return ",".join(f"{index}.{token}" for index, token in forced)
 
 
 def apply_temperature(logits: Tensor, temperature: float | Tensor) -> Tensor:

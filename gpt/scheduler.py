@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from gpt.generation import BatchGenerator, GenerationStep, LanguageModel, Sequence
 
-UPDATE_INTERVAL_S = 0.05  # between two updates of one client; more often is slower for a browser, not smoother
+UPDATE_INTERVAL_S = 0.1  # between two updates of one client; more often is slower for a browser, not smoother
 MAX_UPDATES_PER_S = 50  # of all clients together: each costs the server a good part of a step
 
 

@@ -148,6 +148,23 @@ class Tokenizer:
         with _library_errors("the tokenizer fails on this text; give another one"):
             return Encoded(self.backend.encode(known, add_special_tokens=False).ids, unknown_chars)
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """The characters of `text` that each token of `encode(normalize(text))` stands for: the first, and the one after.
+
+        Unknown characters are in no span, or inside that of a token around them. Tokens for parts of a character share its
+        span.
+        """
+        characters = [(i, c) for i, original in enumerate(text) for c in self.normalize(original)]
+        known = [(i, c) for i, c in characters if self._is_known(c)]
+        with _library_errors("the tokenizer fails on this text; give another one"):
+            offsets = self.backend.encode("".join(c for _, c in known), add_special_tokens=False).offsets
+        spans, last = [], 0
+        for start, end in offsets:
+            start = min(start, last)  # a post-processor may leave out the spaces around a word
+            last = max(end, start + 1)
+            spans.append((known[start][0], known[last - 1][0] + 1))
+        return spans
+
     def _is_known(self, character: str) -> bool:
         """Whether a character has an encoding. In bytes, all have one except surrogates, which UTF-8 cannot encode."""
         return not "\ud800" <= character <= "\udfff" if self.is_byte_level else character in self.vocab

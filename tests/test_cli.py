@@ -49,6 +49,11 @@ def test_a_new_seed_is_printed_and_gives_the_text_again(run, folder):
     assert run("--model", folder, "--length", 30, "--seed", seed) == (0, out, "")
 
 
+def test_branch_of_a_text(run, folder):
+    text = load(folder).generate("A", SamplingParams(max_new_tokens=30, seed=1, forced=((3, 5), (9, 2)))).text
+    assert run("--model", folder, "--prompt", "A", "--length", 30, "--seed", 1, "--forced", "3.5,9.2") == (0, f"A{text}\n", "")
+
+
 def test_unknown_characters_are_named_on_stderr(run, folder):
     status, out, err = run("--model", folder, "--prompt", "Bo~t\u00a0h", "--length", 0, "--seed", 1)
     assert (status, out) == (0, "Bo~t\u00a0h\n")

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from gpt import BatchGenerator, Bigram, BigramConfig, LanguageModel, SamplingParams, Tokenizer
 from gpt.generation import PREFILL_CHUNK, describe_context
 from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM, EmptyState
-from gpt.sampling import sampling_probs
+from gpt.sampling import sample_from_probs, sampling_probs
 
 PARAMS = SamplingParams(temperature=0.7, top_k=20, top_p=0.95, max_new_tokens=40, seed=7)
 
@@ -96,6 +97,35 @@ def test_seed_uses_one_number_for_each_token_with_any_filters():
     lm = LanguageModel(Bigram(BigramConfig(5)), Tokenizer.from_text("abcd"))
     plain, filtered = SamplingParams(temperature=1, seed=3), SamplingParams(temperature=5, top_k=2, min_p=0.9, seed=3)
     assert lm.generate("a", plain).text == lm.generate("a", filtered).text
+
+
+@pytest.mark.parametrize("engine", ["C", "PyTorch"])
+def test_forced_token_is_given_and_the_text_goes_on_from_it(lm, engine):
+    lm.engine = engine
+    plain = lm.generate("Both ", PARAMS)
+    other = (plain.token_ids[10] + 1) % len(lm.tokenizer)
+    branch = lm.generate("Both ", replace(PARAMS, forced=((10, other),)))
+    assert branch.token_ids[:10] == plain.token_ids[:10]
+    assert branch.token_ids[10] == other
+    assert len(branch.token_ids) == 40
+    # The rest is what the text with the forced token has, chosen by the same random numbers.
+    numbers = torch.rand(40, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    for step, number in list(zip(lm.stream("Both ", replace(PARAMS, forced=((10, other),))), numbers, strict=True))[11:]:
+        assert step.token_id == sample_from_probs(step.sampling_probs, number)
+    # Forcing what the model would take anyway changes nothing.
+    assert lm.generate("Both ", replace(PARAMS, forced=((10, plain.token_ids[10]),))).token_ids == plain.token_ids
+
+
+def test_forced_token_outside_the_vocabulary_is_refused(lm):
+    with pytest.raises(ValueError, match="the forced token 999 does not exist; ids go from 0 to"):
+        lm.generate("Both ", replace(PARAMS, forced=((0, 999),)))
+
+
+def test_forced_tokens_of_one_sequence_leave_the_others_of_its_batch_alone(lm):
+    forced = replace(PARAMS, forced=((2, 3), (5, 4)))
+    steps = list(lm.stream_batch(["A", "A"], [PARAMS, forced]))
+    for i, params in enumerate((PARAMS, forced)):
+        assert [step[i].token_id for step in steps] == lm.generate("A", params).token_ids
 
 
 def test_tokens_are_computed_on_demand(lm, calls):

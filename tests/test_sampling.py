@@ -10,6 +10,8 @@ from gpt.sampling import (
     apply_temperature,
     apply_top_k,
     apply_top_p,
+    format_forced,
+    parse_forced,
     sample,
     sample_from_probs,
     sampling_probs,
@@ -159,6 +161,10 @@ RANGES = {  # allowed values, rejected ones
     "min_p": ((0, 1 - 2**-53), (-0.1, 1, math.inf, False)),
     "max_new_tokens": ((0, 100_000), (-1, 100_001, 1.0, True, None)),
     "seed": ((None, 0, MAX_SEED), (-1, 2**32, 1.0, True, "7")),
+    "forced": (
+        ((), ((0, 5),), ((3, 0), (4, 9))),
+        ([(0, 5)], ((5, 1), (5, 2)), ((1, -1),), ((1,),), (3, 7), ((0, True),), ((0.0, 1),)),
+    ),
 }
 
 
@@ -172,6 +178,19 @@ def test_parameters_are_checked(name):
         with pytest.raises(ValueError, match=f"^{name} is .*; it must be [^\n]*$") as error:
             SamplingParams(**{name: value})
         assert repr(value) in str(error.value)
+
+
+def test_forced_tokens_are_written_as_in_a_link():
+    forced = ((12, 45), (40, 3))
+    assert format_forced(forced) == "12.45,40.3"
+    assert parse_forced("12.45,40.3") == forced
+    assert (format_forced(()), parse_forced("")) == ("", ())
+
+
+@pytest.mark.parametrize("text", ["12", "12.", ".5", "a.b", "1.2.3", "12.45;3.1"])
+def test_another_form_of_forced_tokens_is_refused(text):
+    with pytest.raises(ValueError, match=r"must be index\.token pairs"):
+        parse_forced(text)
 
 
 def test_seeded_keeps_a_seed_and_chooses_a_random_one_for_none():

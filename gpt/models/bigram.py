@@ -14,6 +14,8 @@ from gpt.models.base import CausalLM, EmptyState, check_eos_token_id, check_posi
 from gpt.models.registry import ModelFamily, register
 
 MAX_VOCAB_SIZE = 2**14  # the table has its square
+MAX_RAREST_COUNT = 1_000  # tried by `recover_counts`
+FLOAT32_ERROR = 2e-6  # of a stored logit between -16 and 0, with a margin
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,39 @@ class Bigram(CausalLM):
             raise ValueError(f"k is {k!r}; it must be above 0, or an unseen pair would have no probability")
         V = self.config.vocab_size
         pairs = torch.bincount(ids[:-1] * V + ids[1:], minlength=V * V).view(V, V).double()
-        self.logits.copy_(((pairs + k) / (pairs.sum(1, keepdim=True) + k * V)).log())
+        self.logits.copy_(_smoothed_log_probs(pairs, k))
         return self
+
+    @torch.no_grad()
+    def recover_counts(self, k: float) -> Tensor:
+        """The inverse of `fit_counts`: the number of times (V, V) that each pair occurred in the training text.
+
+        The probabilities of a row are proportional to its counts + k. So the count of its rarest pair determines all others;
+        it is the smallest number that turns them into whole numbers.
+
+        Args:
+            k: What `fit_counts` added to each count.
+
+        Raises:
+            ValueError: If the table is not one that `fit_counts` fills with this `k`.
+        """
+        logits = self.logits.double()
+        ratios = (logits - logits.amin(1, keepdim=True)).exp()  # (V, V), of count + k to that of the rarest pair
+        counts = torch.zeros_like(logits)
+        pending = torch.ones(len(logits), dtype=torch.bool)
+        for rarest in range(MAX_RAREST_COUNT + 1):
+            tried = ((rarest + k) * ratios[pending] - k).round()
+            fits = ((_smoothed_log_probs(tried, k) - logits[pending]).abs() < FLOAT32_ERROR).all(1)
+            rows = pending.nonzero().squeeze(1)[fits]
+            counts[rows], pending[rows] = tried[fits], False
+            if not pending.any():
+                return counts.long()
+        raise ValueError(f"the counts of this table cannot be recovered with k = {k}")
+
+
+def _smoothed_log_probs(pairs: Tensor, k: float) -> Tensor:
+    """Log p(next | last) from the counts of pairs (N, V), with add-k smoothing."""
+    return ((pairs + k) / (pairs.sum(1, keepdim=True) + k * pairs.shape[1])).log()
 
 
 register(
@@ -82,7 +115,10 @@ register(
         config_class=BigramConfig,
         task="causal_lm",
         description="A table of which {unit} follows which",
-        explain=lambda config, unit: f"Counts which {unit} follows which, and knows nothing else.",
+        explain=lambda config, unit: (
+            f"A table of which {unit} follows which. It looks at the last {unit} only and knows nothing else."
+        ),
         functional_state=EmptyState,
+        has_pair_table=True,
     )
 )

@@ -84,9 +84,12 @@ class LSTM(CausalLM):
         return self.lm_head(self.dropout(x)), LSTMState(h, c)
 
 
+def _memory(config: LSTMConfig) -> str:
+    return f"remembers everything, in {2 * config.num_hidden_layers * config.hidden_size:,} numbers"
+
+
 def _explain(config: LSTMConfig, unit: str) -> str:
-    numbers = 2 * config.num_hidden_layers * config.hidden_size
-    return f"Reads the text once, from left to right, and has to carry what matters later in {numbers:,} numbers."
+    return f"A network that reads the text once, from left to right. It {_memory(config)}, which each {unit} changes a little."
 
 
 register(
@@ -99,6 +102,7 @@ register(
         task="causal_lm",
         description="A recurrent network, an LSTM",
         explain=_explain,
+        memory=_memory,
         storage_dtype=torch.float16,
     )
 )

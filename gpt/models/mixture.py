@@ -121,7 +121,7 @@ class Mixture(CausalLM):
 
 def _explain(config: MixtureConfig, unit: str) -> str:
     first, second = (family_of(part).title for part in config.parts)
-    return f"Takes the mean of {first} and {second}: where one errs, the other often does not."
+    return f"Averages the probabilities of {first} and {second}: where one is wrong, the other is often right."
 
 
 register(

@@ -224,8 +224,8 @@ def _check_table(model: NGram, _: Any) -> None:
 def _explain(config: NGramConfig, unit: str) -> str:
     n = config.order - 1
     return (
-        f"Counts what followed the last {n} {unit}s; where the text never had those, the last {n - 1}, and so on. "
-        "Nothing is learned, and yet a neural network has to be trained well to beat it."
+        f"Looks up what followed the last {n} {unit}s in the text it was made from; if they are not there, the last {n - 1}, "
+        "and so on. It only counts, yet a neural network must be trained well to beat it."
     )
 
 

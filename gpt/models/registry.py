@@ -26,12 +26,15 @@ class ModelFamily:
         task: The training task in `train/tasks/`, or None if it is counted or composed.
         description: One line for the model card; `{unit}` becomes "character" or "token".
         explain: (config, unit) -> a sentence for beginners on how it works.
+        memory: config -> what its models remember of a text, if they are not limited to the last few tokens.
         lm_class: The class that `gpt.load` returns for it, or None for `LanguageModel`.
         likelihood: Whether log-probabilities of a text are exact, or a lower bound is estimated.
         storage_dtype: The dtype of its floating-point weights on disk. They are computed in float32.
         functional_state: Its state as tensors for `torch.export`, or None if it cannot be exported.
         has_c_kernel: Whether `gpt.engine` runs it.
         in_transformers: Whether transformers opens its folder.
+        has_attention: Whether `gpt.inspection` shows its attention weights and hidden states.
+        has_pair_table: Whether it is a table of pairs, whose counts `recover_counts` returns.
     """
 
     name: str
@@ -42,12 +45,15 @@ class ModelFamily:
     task: str | None
     description: str
     explain: Callable[[Any, str], str]
+    memory: Callable[[Any], str] | None = None
     lm_class: Any = None
     likelihood: Literal["exact", "bound"] = "exact"
     storage_dtype: torch.dtype = torch.float32
     functional_state: Any = None
     has_c_kernel: bool = False
     in_transformers: bool = False
+    has_attention: bool = False
+    has_pair_table: bool = False
 
 
 MODEL_REGISTRY: dict[str, ModelFamily] = {}  # by name

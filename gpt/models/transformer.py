@@ -398,10 +398,13 @@ class GPT(CausalLM):
 def _explain(config: GPTConfig, unit: str) -> str:
     if unit == "token":
         return (
-            "A GPT that reads and writes pieces of words. The pieces were found by joining the two neighbours that are most "
-            "often together in the text, again and again, starting from single characters."
+            "A GPT that reads and writes pieces of words. They were found by joining the two neighbors that stand together most "
+            "often in the text, again and again, starting with single characters."
         )
-    return "Learns what to look for in a whole passage, and need not have seen the same words before."
+    return (
+        f"A network that looks back at each of the last {config.sliding_window} {unit}s and decides which of them matter for the "
+        "next one. That is called attention."
+    )
 
 
 register(
@@ -418,5 +421,6 @@ register(
         functional_state=FunctionalKVCache,
         has_c_kernel=True,
         in_transformers=True,
+        has_attention=True,
     )
 )

@@ -8,8 +8,10 @@ Shapes: B batch, T time, V vocabulary, C decoder width (hidden_size), E embeddin
 """
 
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from gpt.generation import BatchGenerator, LanguageModel
+from gpt.generation import BatchGenerator, LanguageModel, Score
 from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM, check_eos_token_id, check_positive_int, config_from_dict
 from gpt.models.lstm import LSTMState
 from gpt.models.registry import ModelFamily, register
@@ -174,9 +176,15 @@ def iwae_nll(model: VAE, inputs: Tensor, targets: Tensor, samples: int, generato
         samples: Number of z for each line.
         generator: On the CPU.
     """
-    B = len(inputs)
-    posterior, prior = model.encode(inputs, (targets >= 0).sum(dim=1)), model.prior(B)
+    posterior = model.encode(inputs, (targets >= 0).sum(dim=1))
     z = torch.stack([reparameterize(posterior, generator) for _ in range(samples)])  # (K, B, Z)
+    return _iwae_nll(model, inputs, targets, posterior, z)
+
+
+def _iwae_nll(model: VAE, inputs: Tensor, targets: Tensor, posterior: Normal, z: Tensor) -> Tensor:
+    """`iwae_nll` with samples z (K, B, Z) of the posterior."""
+    samples, B, _ = z.shape
+    prior = model.prior(B)
     nll = []
     for part in z.split(max(1, IWAE_BATCH_SIZE // B)):  # k of the K samples are decoded in one batch
         k = len(part)
@@ -255,17 +263,41 @@ class LatentModel(LanguageModel):
         start, end = self.encode(a), self.encode(b)
         return self.decode_all([torch.lerp(start, end, i / (steps - 1)) for i in range(steps)])
 
+    def score(self, text: str, samples: int = IWAE_SAMPLES) -> Score:
+        """An upper bound on the negative log-likelihood of `text`, as new lines (`iwae_nll`).
+
+        Args:
+            text: One or more lines.
+            samples: Of z for each line. Fewer are faster, and the bound is higher: by about 5 % with 8.
+
+        Raises:
+            ValueError: If `text` has no character that the model knows.
+        """
+        return self._score(text, partial(self._token_nll, samples=samples))
+
     @torch.inference_mode()
-    def _token_nll(self, ids: list[int]) -> list[float]:
-        """The importance-weighted bound with `IWAE_SAMPLES` samples, split over the tokens (`iwae_nll`).
+    def _token_nll(self, ids: Tensor, lengths: list[int], samples: int = IWAE_SAMPLES) -> Tensor:
+        """The importance-weighted bound, split over the tokens.
 
         The posterior is that of a whole line, so a line without its end token is scored as if it ended there, and the cost of
-        the end is left out: what remains bounds the cost of the tokens given.
+        the end is left out: what remains bounds the cost of the tokens given. The seed of a line's noise is made from the
+        line: its bound does not depend on the other lines, and the errors of many lines cancel out.
         """
-        line = ids if ids[-1] == self.eos_token_id else [*ids, self.eos_token_id]
-        inputs, targets = (torch.tensor([part], device=self.device) for part in (line[:-1], line[1:]))
-        nll: list[float] = iwae_nll(self.model, inputs, targets, IWAE_SAMPLES, torch.Generator().manual_seed(0))[0].tolist()
-        return nll[: len(ids) - 1]
+        lines = F.pad(ids, (0, 1))  # room for the end of an unfinished line
+        targets = torch.full_like(ids, -1)
+        for i, length in enumerate(lengths):
+            end = length + int(lines[i, length - 1] != self.eos_token_id)
+            lines[i, length:end] = self.start_id  # the end token
+            targets[i, : end - 1] = lines[i, 1:end]
+        width = int((targets >= 0).sum(dim=1).max())
+        inputs, targets = lines[:, :width].to(self.device), targets[:, :width].to(self.device)
+        posterior = self.model.encode(inputs, (targets >= 0).sum(dim=1))
+        noise = []
+        for line in targets.cpu():
+            generator = torch.Generator().manual_seed(zlib.crc32(str(line[line >= 0].tolist()).encode()))
+            noise.append(torch.randn(samples, self.model.config.latent_size, generator=generator))
+        z = posterior.mean + posterior.stddev * torch.stack(noise, dim=1).to(self.device)  # (K, B, Z)
+        return _iwae_nll(self.model, inputs, targets, posterior, z).cpu()
 
 
 register(
@@ -278,8 +310,8 @@ register(
         task="vae",
         description="A variational autoencoder of lines, with LSTMs as encoder and decoder",
         explain=lambda config, unit: (
-            f"Turns a line into {config.latent_size} numbers and back, so that new lines can be drawn, and any two have "
-            "others between them."
+            f"Turns a line into {config.latent_size} numbers and back into a line. New numbers give new lines, and the numbers "
+            "between those of two lines give lines in between."
         ),
         lm_class=LatentModel,
         likelihood="bound",
