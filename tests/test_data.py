@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import lzma
 import socket
 import socketserver
 import sys
@@ -11,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
-from gpt import Tokenizer
+from gpt import CheckpointError, Tokenizer
+from gpt.checkpoint import names
 from train import data as module
 from train.data import (
     DatasetSource,
@@ -23,6 +25,7 @@ from train.data import (
     first_documents,
     last_documents,
     load_dataset,
+    load_shipped_dataset,
     pad_documents,
     random_windows,
     split_documents,
@@ -200,6 +203,58 @@ def test_cache_dir_is_that_of_the_platform(monkeypatch, tmp_path):
     assert cache_dir().name == "from-bigram-to-gpt"
     if sys.platform == "linux":
         assert cache_dir().parent == tmp_path
+
+
+# Shipped
+
+
+@pytest.fixture
+def ship(add_source, monkeypatch, tmp_path):
+    """Ship a file as the text "tale", whose address refuses connections."""
+    source = add_source("http://127.0.0.1:9/refused")
+    monkeypatch.setattr(module, "SHIPPED_TEXTS", tmp_path)
+
+    def write(content):
+        (tmp_path / "tale.txt.xz").write_bytes(content)
+        return source
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["shakespeare", "names"])
+def test_shipped_text_is_the_published_one(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # no copy in the cache
+    data = load_dataset(name)
+    source = module.SOURCES[name]
+    assert data.sha256 == source.sha256
+    assert load_shipped_dataset(source.sha256, source.is_lines) == data
+    assert "texts" not in names()
+
+
+def test_shipped_text_needs_no_network(ship):
+    source = ship(lzma.compress(CONTENT))
+    assert load_dataset("tale").text == CONTENT.decode()
+    assert load_shipped_dataset(source.sha256, False) == load_dataset("tale")
+    assert load_shipped_dataset(source.sha256, True) == load_dataset("tale", is_lines=True)
+
+
+def test_other_texts_are_not_shipped():
+    assert load_shipped_dataset("0" * 64, False) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"no xz", lzma.compress(CONTENT)[:-9], lzma.compress(b"another text")])
+def test_damaged_shipped_text_is_an_error_that_names_the_remedy(ship, content):
+    source = ship(content)
+    for load in (lambda: load_dataset("tale"), lambda: load_shipped_dataset(source.sha256, False)):
+        with pytest.raises(CheckpointError, match=r"tale.txt.xz is missing or damaged; restore it with `git checkout"):
+            load()
+
+
+def test_missing_shipped_text_is_not_downloaded_for_the_page(add_source, monkeypatch, tmp_path):
+    source = add_source("http://127.0.0.1:9/refused")
+    monkeypatch.setattr(module, "SHIPPED_TEXTS", tmp_path / "none")
+    with pytest.raises(CheckpointError, match="missing or damaged"):
+        load_shipped_dataset(source.sha256, False)
 
 
 # Tokens

@@ -11,7 +11,7 @@ from gpt import LanguageModel, SamplingParams, Tokenizer, load
 from gpt.checkpoint import WEIGHTS, save
 from gpt.sampling import sampling_probs
 from train.counting import fit_bigram
-from train.data import TextDataset, cache_dir, load_dataset
+from train.data import load_dataset
 from train.evaluate import evaluate
 from train.tokenizers import tokenize
 
@@ -121,17 +121,11 @@ def test_greedy_text_of_the_shipped_gpt_is_the_same(shipped):
 # Figures of the shipped models
 
 
-def cached_dataset() -> TextDataset:
-    if not (cache_dir() / "shakespeare.txt").is_file():
-        pytest.skip("Shakespeare is not in the cache; `python -m train evaluate gpt-shakespeare --data shakespeare` downloads it")
-    return load_dataset("shakespeare")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt-shakespeare", "bpe-shakespeare", "bigram-shakespeare"])
 def test_shipped_model_has_the_held_out_loss_of_its_training_json(name):
     lm, recorded = load(WEIGHTS / name), json.loads((WEIGHTS / name / "training.json").read_text(encoding="utf-8"))
-    tokenized = tokenize(cached_dataset(), recorded["tokenizer"])
+    tokenized = tokenize(load_dataset("shakespeare"), recorded["tokenizer"])
     assert lm.tokenizer.files() == tokenized.tokenizer.files()
     result = evaluate(lm.model, tokenized.held_out, tokenized.held_out_text)
     assert result.nats_per_token == pytest.approx(recorded["held_out"]["nats_per_token"], abs=1e-4)
@@ -142,7 +136,7 @@ def test_shipped_model_has_the_held_out_loss_of_its_training_json(name):
 
 @pytest.mark.slow
 def test_shipped_bigram_is_the_counted_one():
-    model, facts = fit_bigram(tokenize(cached_dataset()))
+    model, facts = fit_bigram(tokenize(load_dataset("shakespeare")))
     assert facts["k"] == json.loads((WEIGHTS / "bigram-shakespeare" / "training.json").read_text(encoding="utf-8"))["k"]
     torch.testing.assert_close(load(WEIGHTS / "bigram-shakespeare").model.logits, model.logits)
 

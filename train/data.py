@@ -5,6 +5,7 @@ stand between two end tokens, of which the first is the start. A running text ha
 """
 
 import hashlib
+import lzma
 import math
 import urllib.request
 from collections.abc import Sequence
@@ -23,8 +24,9 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from gpt import Tokenizer
-from gpt.checkpoint import atomic_write
+from gpt.checkpoint import WEIGHTS, CheckpointError, atomic_write
 
+SHIPPED_TEXTS = WEIGHTS / "texts"  # the sources, compressed; only in a checkout of the repository, like the models
 TRAIN_SHARE = 0.9
 MAX_LINE_CHARS = 255
 MIN_LINES = 20  # so that a tenth of the training part is a line
@@ -160,7 +162,7 @@ def load_dataset(data: str, is_lines: bool = False) -> TextDataset:
     """Open a data set.
 
     Args:
-        data: A name in `SOURCES`, which is downloaded once, or a text file in UTF-8.
+        data: A name in `SOURCES`, which is shipped or downloaded once, or a text file in UTF-8.
         is_lines: Whether each line is a document.
 
     Raises:
@@ -168,7 +170,7 @@ def load_dataset(data: str, is_lines: bool = False) -> TextDataset:
     """
     source, name = SOURCES.get(data), Path(data).stem
     if source:
-        content = _download(data, source)
+        content = _read_shipped(data, source) if _shipped_path(data).is_file() else _download(data, source)
     else:
         try:
             content = Path(data).read_bytes()
@@ -183,6 +185,36 @@ def load_dataset(data: str, is_lines: bool = False) -> TextDataset:
     except UnicodeDecodeError as error:
         raise ValueError(f"{data} is not UTF-8 text (byte {error.start} is invalid); convert it first") from None
     return TextDataset(name, (text,), hashlib.sha256(content).hexdigest(), source)
+
+
+def load_shipped_dataset(sha256: str, is_lines: bool) -> TextDataset | None:
+    """Open a text under weights/texts; None if the text with this sha256 is not shipped.
+
+    Raises:
+        CheckpointError: If its file is missing or damaged.
+    """
+    for name, source in SOURCES.items():
+        if source.sha256 == sha256:
+            content = _read_shipped(name, source)
+            if is_lines:
+                return TextDataset.from_lines(name, content, source)
+            return TextDataset(name, (content.decode("utf-8"),), sha256, source)
+    return None
+
+
+def _shipped_path(name: str) -> Path:
+    return SHIPPED_TEXTS / f"{name}.txt.xz"
+
+
+def _read_shipped(name: str, source: DatasetSource) -> bytes:
+    path = _shipped_path(name)
+    try:
+        content = lzma.decompress(path.read_bytes())
+    except (OSError, lzma.LZMAError):
+        content = b""
+    if hashlib.sha256(content).hexdigest() != source.sha256:
+        raise CheckpointError(f"{path} is missing or damaged; restore it with `git checkout -- weights/texts`")
+    return content
 
 
 def _download(name: str, source: DatasetSource) -> bytes:
