@@ -27,7 +27,9 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "weights"  # only in a checko
 
 HUB_ID = re.compile(r"(?![.])[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)  # the Hub itself has a few more rules
 NEEDED = ("config.json", "tokenizer.json", "model.safetensors")
-FILES = (*NEEDED, "tokenizer_config.json", "generation_config.json", "training.json")  # those downloaded from the Hub
+REPLAY = "replay.json"  # the same text after 0, 10, 30, 100... training steps, with its distributions
+# Those downloaded from the Hub; a model need not have the last four.
+FILES = (*NEEDED, "tokenizer_config.json", "generation_config.json", "training.json", REPLAY)
 RESUME = "resume.pt"  # written by a training run until it has finished
 
 

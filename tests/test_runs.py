@@ -1,6 +1,8 @@
 """Whole training runs: what they write, and that a stopped, killed or finished run continues exactly."""
 
+import base64
 import json
+import math
 import os
 import signal
 import subprocess
@@ -9,11 +11,13 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from gpt import CheckpointError, SamplingParams, load
+from gpt.checkpoint import REPLAY
 from train import runs as module
 from train.configs import BigramTrainConfig, GPTTrainConfig, LSTMTrainConfig
 from train.counting import fit_bigram
@@ -23,7 +27,16 @@ from train.evaluate import EvalResult, evaluate
 from train.runs import RESUME, TRAINING, fit_counts, machine, train
 from train.tasks import CausalLMTask
 from train.tokenizers import tokenize
-from train.trainer import Budget, EndEvent, EvalEvent, ProgressEvent, SampleEvent, StepEvent, learning_rate_factor
+from train.trainer import (
+    Budget,
+    EndEvent,
+    EvalEvent,
+    ProgressEvent,
+    ReplayEvent,
+    SampleEvent,
+    StepEvent,
+    learning_rate_factor,
+)
 
 TINY = GPTTrainConfig(layers=1, width=32, context=16, batch_tokens=64)
 BUDGET = Budget(steps=120)  # evaluated after 2, 100 and 120 steps
@@ -55,6 +68,10 @@ def facts_of(out: Path):
     return json.loads((out / TRAINING).read_text(encoding="utf-8"))
 
 
+def replay_of(out: Path):
+    return json.loads((out / REPLAY).read_text(encoding="utf-8"))
+
+
 def curve_of(out: Path):
     return [(point["step"], point["train"], point["held_out"]) for point in facts_of(out)["curve"]]
 
@@ -69,6 +86,7 @@ def resume_file_of(out: Path):
 
 def assert_same_result(out, other):
     assert curve_of(out) == curve_of(other)
+    assert replay_of(out) == replay_of(other)
     ours, theirs = weights_of(out), weights_of(other)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -96,10 +114,10 @@ def whole(data, tmp_path_factory):
 
 def test_run_writes_a_complete_folder(whole):
     events, out = whole
-    assert {path.name for path in out.iterdir()} == WEIGHTS_FOLDER | {"loss_curve.svg", RESUME}
+    assert {path.name for path in out.iterdir()} == WEIGHTS_FOLDER | {"loss_curve.svg", REPLAY, RESUME}
     assert [event.step for event in events if isinstance(event, EvalEvent)] == [2, 100, 120]
     assert [event.step for event in events if isinstance(event, StepEvent)] == list(range(1, 121))
-    assert all(len(event.text) == 200 for event in events if isinstance(event, SampleEvent))
+    assert all(len(event.text) == 150 for event in events if isinstance(event, SampleEvent))
     assert [type(event) for event in events[-2:]] == [ProgressEvent, EndEvent]
 
 
@@ -129,10 +147,27 @@ def test_training_json_describes_the_run(whole, data):
     assert facts["timings"] == events[-1].timings
     assert facts["baselines"]["bigram"] == pytest.approx(evaluate(fit_bigram(tokens)[0], tokens.held_out).nats_per_token)
     sample = facts["sample"]
-    params = SamplingParams(**{name: sample[name] for name in SamplingParams.__dataclass_fields__})
+    params = SamplingParams(**{name: sample[name] for name in sample.keys() - {"prompt", "text"}})
     assert lm.generate(sample["prompt"], params).text == sample["text"]
     assert facts["check"]["text"] == (sample["prompt"] + sample["text"])[:64]
     assert len(facts["check"]["nll"]) == 64
+
+
+def test_replay_has_the_texts_and_distributions_of_its_points(whole):
+    events, out = whole
+    recorded = [event for event in events if isinstance(event, ReplayEvent)]
+    replay, lm = replay_of(out), load(out)
+    assert replay["prompt"] == ""
+    assert [point["step"] for point in replay["points"]] == [0, 10, 30, 100, 120]
+    for point, event in zip(replay["points"], recorded, strict=True):
+        assert (point["tokens"], point["train"], point["held_out"]) == (event.tokens, event.train, event.held_out)
+        assert (point["temperature"], point["seed"]) == (0.8, 5)
+        assert point["text"] == event.sample.text == lm.tokenizer.decode(point["token_ids"])
+        bits = np.frombuffer(base64.b64decode(point["distributions"]), "<u2").reshape(150, len(lm.tokenizer)) / 1024
+        assert np.exp2(-bits).sum(axis=1) == pytest.approx(1, abs=1e-3)
+    uniform = np.frombuffer(base64.b64decode(replay["points"][0]["distributions"]), "<u2")
+    assert set(uniform.tolist()) == {round(1024 * math.log2(len(lm.tokenizer)))}
+    assert (out / REPLAY).stat().st_size < 300_000
 
 
 def test_run_learns(whole, data):
@@ -161,7 +196,7 @@ def test_machine_is_described_without_its_name():
 
 @pytest.mark.slow
 def test_best_checkpoint_is_kept(data, tmp_path, monkeypatch):
-    losses = iter([4.0, 1.0, 1.5])
+    losses = iter([5.0, 4.0, 4.0, 3.0, 1.0, 1.5])  # replay points after 0, 10 and 30 steps, evaluations after 2, 100 and 120
     result = asdict(EvalResult(7.0, 7.0, 7.0, 10, 256))
     monkeypatch.setattr(CausalLMTask, "validate", lambda self, quick: {"loss": next(losses), **result})
     out = tmp_path / "out"
@@ -393,7 +428,7 @@ def test_folder_of_a_run_is_not_overwritten(data, tmp_path):
 
 
 def test_empty_folder_is_used(data, tmp_path):
-    assert isinstance(next(start(data, tmp_path)), StepEvent)
+    assert isinstance(next(start(data, tmp_path)), ReplayEvent)
 
 
 @pytest.mark.parametrize(

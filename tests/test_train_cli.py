@@ -148,6 +148,13 @@ def test_an_ngram_is_counted_and_mixed_with_a_gpt(cli, run, text_file, tmp_path)
         assert float(said.split()[0]) == pytest.approx(facts_of(tmp_path / name)["held_out"]["nats_per_token"], abs=1e-4)
 
 
+def test_a_teacher_is_named(run, tmp_path):
+    run("bigram")
+    facts = run("gpt", *SMALL, "--steps", "2", "--distill", tmp_path / "bigram")
+    assert facts["teacher"]["name"] == "bigram"
+    assert facts["command"].endswith("--distill bigram")
+
+
 @pytest.mark.slow
 def test_a_vae_is_evaluated_by_its_bound(cli, run, tmp_path, line_data):
     path = tmp_path / "items.txt"
@@ -288,6 +295,10 @@ def test_unusable_data_is_a_sentence(cli, text_file, tmp_path, kind, content, ex
         ("ngram --width 64 --minutes 3 --resume", "does not take --minutes, --resume, --width; leave that out"),
         ("ngram --of a b", "does not take --of"),
         ("lstm --steps 1 --compile", "is not compiled; leave --compile out"),
+        ("ngram --distill a", "does not take --distill"),
+        ("vae --lines --steps 1 --distill a", "does not take --distill"),
+        ("gpt --steps 1 --distill zebra", "zebra"),
+        ("gpt --steps 1 --distill gpt-shakespeare", "gpt-shakespeare was not trained on this text"),
         ("mixture --steps 3", "needs two models; name them with --of"),
         ("mixture --of zebra gpt-shakespeare", "zebra"),
         ("mixture --of bigram-shakespeare gpt-shakespeare", "bigram-shakespeare was not trained on this text"),

@@ -9,10 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gpt import Bigram, BigramConfig
+from gpt import Bigram, BigramConfig, SamplingParams
 from train import trainer as module
 from train.distributed import DistributedContext
-from train.trainer import Budget, EndEvent, EvalEvent, SampleEvent, StepEvent, Trainer, TrainingTask, learning_rate_factor
+from train.trainer import (
+    Budget,
+    EndEvent,
+    EvalEvent,
+    ReplayEvent,
+    SampleEvent,
+    StepEvent,
+    TextSample,
+    Trainer,
+    TrainingTask,
+    learning_rate_factor,
+)
 
 
 class BigramTask(TrainingTask):
@@ -39,7 +50,7 @@ class BigramTask(TrainingTask):
         return {"loss": next(self.validation_losses, loss)}
 
     def sample(self):
-        return "a text"
+        return TextSample("a text", SamplingParams(), [0], self.module.logits[:1].detach().clone())
 
 
 class GANTask(TrainingTask):
@@ -70,7 +81,7 @@ class GANTask(TrainingTask):
         return {"loss": abs(self.module["generator"].bias.item() - 3), "bias": self.module["generator"].bias.item()}
 
     def sample(self):
-        return ""
+        return TextSample("", SamplingParams(), [], torch.empty(0, 1))
 
 
 def make(budget, seed=0, validation_losses=None, rate=0.1, dropout=0.0, **options):
@@ -100,9 +111,11 @@ def test_schedule_scales_the_learning_rates_of_the_optimizers():
 def test_events_come_in_order():
     events = list(make(Budget(steps=250)).run())
     evaluation = [EvalEvent, SampleEvent]
-    # After 1 % of the budget, every 100 steps, and at the end.
-    steps = [[StepEvent] * n for n in (3, 97, 100, 50)]
-    assert [type(event) for event in events] == [t for part in steps for t in (*part, *evaluation)] + [EndEvent]
+    # Evaluations after 1 % of the budget, every 100 steps, and at the end; replay points at 0, 10, 30, 100 and 250.
+    expected = [ReplayEvent, *[StepEvent] * 3, *evaluation, *[StepEvent] * 7, ReplayEvent, *[StepEvent] * 20, ReplayEvent]
+    expected += [*[StepEvent] * 70, *evaluation, ReplayEvent, *[StepEvent] * 100, *evaluation]
+    expected += [*[StepEvent] * 50, *evaluation, ReplayEvent, EndEvent]
+    assert [type(event) for event in events] == expected
     assert [event.step for event in of_type(StepEvent, events)] == list(range(1, 251))
     assert [event.progress for event in of_type(StepEvent, events)] == pytest.approx([(i + 1) / 250 for i in range(250)])
     assert [event.step for event in of_type(EvalEvent, events)] == [3, 100, 200, 250]
@@ -122,15 +135,37 @@ def test_evaluations_start_early_and_are_at_most_twenty_more(steps, evaluated):
 
 
 def test_only_the_first_evaluation_is_quick():
-    trainer, flags = make(Budget(steps=150)), []
-    trainer.task.validate = lambda quick: flags.append(quick) or {"loss": 1.0}
+    trainer, calls = make(Budget(steps=150)), []
+    trainer.task.validate = lambda quick: calls.append((trainer.step, quick)) or {"loss": 1.0}
     list(trainer.run())
-    assert flags == [True, False, False]
-    flags.clear()
-    short = make(Budget(steps=1))
-    short.task.validate = lambda quick: flags.append(quick) or {"loss": 1.0}
-    list(short.run())
-    assert flags == [False]
+    replay = [(0, True), (10, True), (30, True)]  # at 100 and 150, the evaluation counts
+    assert calls == [replay[0], (2, True), *replay[1:], (100, False), (150, False)]
+    calls.clear()
+    trainer = make(Budget(steps=1))
+    trainer.task.validate = lambda quick: calls.append((trainer.step, quick)) or {"loss": 1.0}
+    list(trainer.run())
+    assert calls == [(0, True), (1, False)]
+
+
+def test_replay_points_have_the_losses_at_their_steps():
+    events = list(make(Budget(steps=120)).run())
+    points = of_type(ReplayEvent, events)
+    assert [point.step for point in points] == [0, 10, 30, 100, 120]
+    assert [point.tokens for point in points] == [10 * point.step for point in points]
+    losses = [event.loss for event in of_type(StepEvent, events)]
+    assert points[0].train is None
+    assert points[0].held_out == pytest.approx(math.log(4))  # uniform
+    assert points[1].train == pytest.approx(sum(losses[2:10]) / 8)  # since the evaluation after two steps
+    assert points[2].train == pytest.approx(sum(losses[2:30]) / 28)
+    evaluations = of_type(EvalEvent, events)[1:]
+    assert [(p.train, p.held_out) for p in points[3:]] == [(e.train, e.held_out) for e in evaluations]
+    assert all(a.held_out > b.held_out for a, b in pairwise(points))
+
+
+def test_replay_points_have_the_distributions_at_their_steps():
+    logits = [event.sample.logits[0] for event in make(Budget(steps=30)).run() if isinstance(event, ReplayEvent)]
+    assert torch.equal(logits[0], torch.zeros(4))
+    assert logits[0][1] < logits[1][1] < logits[2][1]
 
 
 def test_training_loss_is_the_mean_since_the_last_evaluation():
@@ -141,7 +176,9 @@ def test_training_loss_is_the_mean_since_the_last_evaluation():
 
 
 def test_best_is_the_lowest_so_far():
-    events = make(Budget(steps=400), validation_losses=[3.0, 2.0, 2.5, 2.0, 1.0]).run()
+    replay_point = 0.5  # at 0, 10 and 30, where nothing is evaluated
+    losses = [replay_point, 3.0, replay_point, replay_point, 2.0, 2.5, 2.0, 1.0]
+    events = make(Budget(steps=400), validation_losses=losses).run()
     assert [event.best for event in of_type(EvalEvent, events)] == [True, True, False, False, True]
 
 
@@ -170,7 +207,8 @@ def test_global_random_state_is_untouched_and_does_not_matter():
 
 def test_training_mode_is_restored_after_evaluations():
     trainer = make(Budget(steps=200))
-    trainer.task.sample = lambda: str(trainer.task.module.eval())
+    sample = trainer.task.sample
+    trainer.task.sample = lambda: trainer.task.module.eval() and sample()
     assert all(trainer.task.module.training for event in trainer.run() if not isinstance(event, EndEvent))
 
 
@@ -216,7 +254,7 @@ def test_phases_update_their_own_parameters():
             before.update({name: p.clone() for name, p in task.module.named_parameters()})
 
         optimizer.register_step_post_hook(changed)
-    (step, evaluation, *_) = trainer.run()
+    (_, step, evaluation, *_) = trainer.run()
     assert seen[0] == (0, {"discriminator"})
     assert seen[1] == (1, {"discriminator", "generator"})  # since the start
     assert step.metrics.keys() == {"fake"}
@@ -293,6 +331,7 @@ class Clock:
 
 
 def test_minutes_are_time_that_was_spent(monkeypatch):
+    monkeypatch.setattr(module, "REPLAY_STEPS", ())
     clock = Clock(monkeypatch)
     trainer = make(Budget(minutes=1))
     trainer.task.sample_batch = clock.takes(0.5, trainer.task.sample_batch)
@@ -329,7 +368,7 @@ def test_timings_add_up(timed):
     for event in trainer.run():
         if not isinstance(event, EndEvent):
             clock.now += 64  # the caller saves
-    timings = {"data": 2, "forward": 4, "backward": 8, "optimizer": 16, "evaluation": 2 * 48, "saving": 6 * 64}
+    timings = {"data": 2, "forward": 4, "backward": 8, "optimizer": 16, "evaluation": 3 * 48 + 32, "saving": 8 * 64}
     assert trainer.timings == event.timings == timings
     assert clock.now - 100 == sum(timings.values())
 
@@ -343,7 +382,7 @@ def test_first_batch_of_a_shape_is_compiling(timed, monkeypatch):
 
 def test_resumed_run_continues_its_timings(timed):
     trainer, _ = timed()
-    next(trainer.run())
+    next(event for event in trainer.run() if isinstance(event, StepEvent))
     resumed, _ = timed()
     resumed.load_state_dict(trainer.state_dict())
     *_, end = resumed.run()
@@ -354,6 +393,7 @@ def test_resumed_run_continues_its_timings(timed):
 
 
 def test_clock_of_the_main_process_counts_for_all(monkeypatch):
+    monkeypatch.setattr(module, "REPLAY_STEPS", ())
     clock, sent = Clock(monkeypatch), []
 
     class Second(DistributedContext):
@@ -372,7 +412,9 @@ def test_clock_of_the_main_process_counts_for_all(monkeypatch):
     assert set(sent) == {0.0}
 
 
-def test_process_trains_on_its_shard_and_counts_all():
+def test_process_trains_on_its_shard_and_counts_all(monkeypatch):
+    monkeypatch.setattr(module, "REPLAY_STEPS", ())
+
     class Fake(DistributedContext):
         def sum(self, number):
             return 1.0

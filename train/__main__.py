@@ -28,7 +28,7 @@ from train.distributed import DistributedContext
 from train.evaluate import EvalResult, evaluate
 from train.mixture import fit_mixture
 from train.publish import publish
-from train.runs import TRAINING, fit_counts, train
+from train.runs import TRAINING, fit_counts, load_trained, train
 from train.tasks.vae import iwae_bound
 from train.trainer import Budget, EndEvent, EvalEvent, Event, ProgressEvent, SampleEvent, StepEvent
 
@@ -107,6 +107,12 @@ def build_parser() -> argparse.ArgumentParser:
         "from the Hub; or a tokenizer.json (default: char)",
     )
     run.add_argument("--of", nargs=2, metavar="MODEL", help="the models of a mixture, made from the same text: names or folders")
+    run.add_argument(
+        "--distill",
+        metavar="MODEL",
+        help="a teacher, whose probabilities to learn instead of the tokens that follow: a model made from the same text, by its "
+        "name under weights/ or its folder (bigram, lstm, gpt)",
+    )
     budget = run.add_mutually_exclusive_group()
     budget.add_argument(
         "--minutes",
@@ -191,6 +197,7 @@ def start_run(args: argparse.Namespace, device: str, distributed: DistributedCon
         compile=compile and config.compiles,
         distributed=distributed,
         tokenizer=tokenizer,
+        teacher=load_trained(args.distill, dataset)[0] if args.distill else None,
         **options,
     )
 
@@ -213,12 +220,13 @@ def pick_method(args: argparse.Namespace) -> str:
 def check_options(args: argparse.Namespace, method: str) -> None:
     """Raises ValueError if an option does not apply to the model family, or one is missing."""
     title = MODEL_REGISTRY[args.kind].title
+    distillable = ["distill"] if MODEL_REGISTRY[args.kind].task == "causal_lm" else []
     allowed = {
         "counting": {"tokenizer"},
-        "training": {"tokenizer", *RUN_OPTIONS, *config_fields(args.kind)},
+        "training": {"tokenizer", *distillable, *RUN_OPTIONS, *config_fields(args.kind)},
         "mixing": {"of", *RUN_OPTIONS, *CONFIG_OPTIONS},
     }[method]
-    options = ("tokenizer", "of", *RUN_OPTIONS, *CONFIG_OPTIONS)
+    options = ("tokenizer", "of", "distill", *RUN_OPTIONS, *CONFIG_OPTIONS)
     if refused := [name for name in options if getattr(args, name) not in (None, False) and name not in allowed]:
         hint = ", or give --steps to train it" if method == "counting" and args.kind in TRAIN_CONFIGS else ""
         raise ValueError(f"{title} made by {method} does not take {', '.join(map(flag, refused))}; leave that out{hint}")

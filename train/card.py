@@ -228,4 +228,5 @@ def _describe_method(facts: Facts) -> str:
         return f"Counts of n-grams of up to {order} {unit}s with {facts['smoothing']} smoothing.{pruned}".removesuffix(".")
     if not facts["curve"]:
         return f"Counts of pairs of {unit}s with add-k smoothing, k = {facts['k']}"
-    return f"{facts['steps']:,} steps of {facts['method']}"
+    teacher = f", on the probabilities of {facts['teacher']['name']} (distillation)" if "teacher" in facts else ""
+    return f"{facts['steps']:,} steps of {facts['method']}{teacher}"

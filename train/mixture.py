@@ -16,15 +16,14 @@ from typing import Any
 
 from torch import Tensor
 
-from gpt import CheckpointError, LanguageModel, Mixture, load
-from gpt.checkpoint import WEIGHTS, names
+from gpt import LanguageModel, Mixture, load
 from gpt.models.base import CausalLM
 from gpt.models.registry import MODEL_REGISTRY
 from train.configs import TRAIN_CONFIGS, TrainConfig
 from train.counting import FIT_FUNCTIONS
 from train.data import TextDataset, TokenizedDataset, encode_documents, target_text
 from train.evaluate import evaluate, token_nll
-from train.runs import RESUME, TRAINING, fit_counts, refuse_if_used, train
+from train.runs import RESUME, TRAINING, fit_counts, load_trained, refuse_if_used, train
 from train.tokenizers import tokenize
 from train.trainer import Budget, Event
 
@@ -140,22 +139,13 @@ def fit_weight(first: Tensor, second: Tensor) -> float:
 
 def _load_part(name: str, dataset: TextDataset) -> tuple[LanguageModel, dict[str, Any]]:
     """A model to be mixed, and its training.json."""
-    lm = load(name)
-    path = (WEIGHTS / name if name in names() else Path(name)) / TRAINING
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        sha256, is_lines, kind, _ = facts["data"]["sha256"], "lines" in facts["data"], facts["kind"], facts["tokenizer"]
-        family = MODEL_REGISTRY[kind]
-    except (OSError, ValueError, LookupError, TypeError):
-        raise CheckpointError(f"{path} is missing or damaged; mix models that `python -m train run` wrote here") from None
+    lm, facts = load_trained(name, dataset)
+    kind = facts["kind"]
+    family = MODEL_REGISTRY[kind]
     if kind not in FIT_FUNCTIONS and kind not in TRAIN_CONFIGS:
         raise ValueError(f"{name} is {family.title} itself; mix two other models")
     if family.likelihood != "exact":
         raise ValueError(f"{name} is {family.title}, which predicts no token without a latent vector; mix two other models")
-    if is_lines != dataset.is_lines:
-        raise ValueError(f"{name} was trained on {'lines; give' if is_lines else 'a running text; leave out'} --lines")
-    if sha256 != dataset.sha256:
-        raise ValueError(f"{name} was not trained on this text; mix two models that both were")
     return lm, facts
 
 

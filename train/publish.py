@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard, errors
 
 from gpt import CheckpointError
-from gpt.checkpoint import FILES, HUB_ID, NEEDED, WEIGHTS, names, open_folder
+from gpt.checkpoint import FILES, HUB_ID, NEEDED, REPLAY, WEIGHTS, names, open_folder
 from gpt.hub import LOG_IN, HubError, translate_hub_errors
 from train.card import PROJECT, render_card
 from train.evaluate import fingerprint
@@ -27,6 +27,9 @@ SPACE_FILES = (  # what a Space runs, apart from the weights
     "ui/**/*.py",
     "ui/static/**/*.*",
     "ui/lessons/*.md",
+    "train/__init__.py",
+    "train/data.py",  # opens the texts
+    "weights/texts/*.xz",
 )
 SPACE_FOLDERS = re.compile(r"(gpt|ui|train|weights)/")  # where files of an older page are deleted
 TORCH = "torch>=2.8,<2.12  # the versions that ZeroGPU supports\n"
@@ -53,7 +56,7 @@ def stage_files(folder: Path, repo: str, staging_dir: Path) -> Files:
     for name in needed:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing; publish a folder that `python -m train run` wrote")
-    for name in (*needed, "loss_curve.svg"):
+    for name in (*needed, REPLAY, "loss_curve.svg"):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, staging_dir / name)
     lm = open_folder(staging_dir, folder.resolve().name, str(folder))
@@ -92,7 +95,8 @@ def space_files(folder: Path, repo: str, commit: str) -> Files:
     files["requirements.txt"] = re.sub(r"^torch\b.*\n", TORCH, requirements, flags=re.MULTILINE).encode()
     front_matter = SpaceCard.load(ROOT / "README.md").data
     front_matter.models = [repo]
-    front_matter.preload_from_hub = [f"{repo} {','.join(FILES)} {commit}"]
+    published = ",".join(name for name in FILES if (folder / name).is_file())
+    front_matter.preload_from_hub = [f"{repo} {published} {commit}"]
     about = f"# {front_matter.title}\n\n{front_matter.short_description}. The page of {PROJECT}, with the model [{repo}]"
     files["README.md"] = f"---\n{front_matter.to_yaml()}\n---\n\n{about}(https://huggingface.co/{repo}).\n".encode()
     return files

@@ -1,5 +1,6 @@
 """A training run: a data set and hyperparameters in, a complete weights folder out."""
 
+import base64
 import copy
 import hashlib
 import io
@@ -19,8 +20,9 @@ from typing import Any
 
 import torch
 
-from gpt import SamplingParams
-from gpt.checkpoint import atomic_write, open_folder, save
+from gpt import CheckpointError, LanguageModel, SamplingParams, load
+from gpt.checkpoint import REPLAY, WEIGHTS, atomic_write, names, open_folder, save
+from gpt.distribution import encode_distribution
 from gpt.models.base import CausalLM
 from gpt.models.registry import MODEL_REGISTRY
 from train.card import model_reference, render_card, render_loss_curve
@@ -29,9 +31,9 @@ from train.counting import fit_bigram
 from train.data import TextDataset, TokenizedDataset, last_documents
 from train.distributed import DistributedContext
 from train.evaluate import evaluate, fingerprint
-from train.tasks import TASKS
+from train.tasks import TASKS, CausalLMTask, DistillationTask
 from train.tokenizers import tokenize
-from train.trainer import WARMUP, Budget, EndEvent, EvalEvent, Event, ProgressEvent, Trainer, seeded_rng
+from train.trainer import WARMUP, Budget, EndEvent, EvalEvent, Event, ProgressEvent, ReplayEvent, TextSample, Trainer, seeded_rng
 
 TRAINING = "training.json"
 RESUME = "resume.pt"
@@ -56,6 +58,7 @@ def train(
     compile: bool = False,
     distributed: DistributedContext = DistributedContext(),
     tokenizer: str = "char",
+    teacher: LanguageModel | None = None,
 ) -> Generator[Event]:
     """Train a model by gradient descent.
 
@@ -77,10 +80,11 @@ def train(
         compile: Compile the training step.
         distributed: The processes of the run, of which the main one evaluates and writes.
         tokenizer: See `train.tokenizers.make_tokenizer`.
+        teacher: A model from `load_trained` whose probabilities to learn, for a family that predicts the next token.
 
     Raises:
-        ValueError: If `out` holds another run, if `resume` finds none that has these settings and budget left, or if a batch
-            does not divide among the processes.
+        ValueError: If the teacher has another tokenizer, if `out` holds another run, if `resume` finds none that has these
+            settings and budget left, or if a batch does not divide among the processes.
     """
     SamplingParams(seed=seed)  # refuses a seed out of range before anything is written
     if dataset.is_lines and distributed.size > 1:
@@ -91,8 +95,13 @@ def train(
         tokenized = tokenize(dataset, tokenizer, config.context)
     # On a CPU, bfloat16 is only faster with native instructions, and with a compiler that fuses the casts.
     low_precision = device == "cuda" or (compile and _native_bfloat16())
+    if teacher and teacher.tokenizer.files() != tokenized.tokenizer.files():
+        raise ValueError(f"{teacher.name} has another tokenizer; give a teacher with the same one")
     with seeded_rng(seed, torch.device("cpu")):
-        task = TASKS[MODEL_REGISTRY[kind].task or ""](config, tokenized, dataset.prompt, seed, device)
+        if teacher:
+            task: CausalLMTask = DistillationTask(config, tokenized, dataset.prompt, seed, device, teacher.model, low_precision)
+        else:
+            task = TASKS[MODEL_REGISTRY[kind].task or ""](config, tokenized, dataset.prompt, seed, device)
     trainer = Trainer(task, budget, seed, low_precision, compile, distributed)
     settings = {
         "method": "gradient descent",
@@ -104,11 +113,14 @@ def train(
         "compile": compile,
         "precision": "bfloat16" if low_precision else "float32",
     }
+    if teacher:
+        settings["teacher"] = {"name": teacher.name, "nll": fingerprint(teacher, dataset.text[:CHECK_CHARS])}
     vocabulary = hashlib.sha256(tokenized.tokenizer.files()["tokenizer.json"].encode()).hexdigest()
     # The settings that a resumed run must share with the one that it continues.
     identity = {"data": dataset.sha256, "tokenizer": tokenized.tokenizer_name, "vocabulary": vocabulary, **settings}
     settings["budget"] = {name: value for name, value in asdict(budget).items() if value is not None}
     progress_facts: dict[str, Any] = {"started": _now(), "budget": settings["budget"], "finished": False, "curve": []}
+    progress_facts["replay"] = []
     writer = _FolderWriter(out, kind, dataset, tokenized, seed)
 
     def save_resume() -> None:
@@ -150,7 +162,9 @@ def train(
                         **settings,
                     }
                     held_out = {name: value for name, value in event.metrics.items() if name != "loss"}
-                    writer.write(task.model, held_out, facts, progress_facts["curve"])
+                    writer.write(task.model, held_out, facts, progress_facts["curve"], progress_facts["replay"])
+            if isinstance(event, ReplayEvent) and event.sample:
+                progress_facts["replay"].append(replay_point(event, event.sample))
             if isinstance(event, EvalEvent) or time.perf_counter() - saved_at > SAVE_INTERVAL_S:
                 save_resume()
                 saved_at = time.perf_counter()
@@ -172,7 +186,8 @@ def train(
             end.timings["measuring"] = end.timings.get("measuring", 0.0) + time.perf_counter() - start
             end = replace(end, warning=_warning(end.step))
             progress_facts["finished"] = True
-            writer.finish(end, {"command": command, "budget": settings["budget"]} | metrics, progress_facts["curve"])
+            facts = {"command": command, "budget": settings["budget"], **metrics}
+            writer.finish(end, facts, progress_facts["curve"], progress_facts["replay"])
             save_resume()
         yield end
         if distributed.is_main_process:
@@ -230,7 +245,7 @@ def fit_counts(
         "device": "cpu",
         "train_loss": train_loss,
     }
-    _FolderWriter(out, kind, dataset, tokenized, seed).write(model, asdict(result), facts, [])
+    _FolderWriter(out, kind, dataset, tokenized, seed).write(model, asdict(result), facts, [], [])
     yield EndEvent(1, seconds, tokens)
 
 
@@ -244,12 +259,20 @@ class _FolderWriter:
     tokenized: TokenizedDataset
     seed: int
 
-    def write(self, model: CausalLM, held_out: dict[str, Any], facts: dict[str, Any], curve: list[dict[str, float]]) -> None:
-        """Write the weights, and a training.json with `facts` and what is measured here."""
+    def write(
+        self,
+        model: CausalLM,
+        held_out: dict[str, Any],
+        facts: dict[str, Any],
+        curve: list[dict[str, float]],
+        replay: list[dict[str, Any]],
+    ) -> None:
+        """Write the weights, the replay, and a training.json with `facts` and what is measured here."""
         save(self.out, _as_stored(self.kind, model), self.tokenized.tokenizer)
         lm = open_folder(self.out, self.out.name)  # as users open it
         params, prompt = SamplingParams(seed=self.seed), self.dataset.prompt
         text = lm.generate(prompt, params).text
+        sampling = {name: value for name, value in asdict(params).items() if name != "forced"}  # no token was
         passage = (prompt + text)[:CHECK_CHARS]
         self._write_facts(
             {
@@ -262,16 +285,17 @@ class _FolderWriter:
                 "context_length": lm.context_length,
                 "held_out": held_out,
                 "baselines": self._baselines,
-                "sample": {"prompt": prompt, **asdict(params), "text": text},
+                "sample": {"prompt": prompt, **sampling, "text": text},
                 "check": {"text": passage, "nll": fingerprint(lm, passage)},
                 "machine": machine(),
                 "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
                 "curve": curve,
             }
         )
+        self._write_replay(replay)
 
-    def finish(self, end: EndEvent, metrics: dict[str, Any], curve: list[dict[str, float]]) -> None:
-        """Add the end of the run to the training.json of its best model."""
+    def finish(self, end: EndEvent, metrics: dict[str, Any], curve: list[dict[str, float]], replay: list[dict[str, Any]]) -> None:
+        """Add the end of the run to the training.json of its best model, and to the replay."""
         facts = json.loads((self.out / TRAINING).read_text(encoding="utf-8"))
         facts.pop("warning", None)  # of an earlier end
         facts |= {
@@ -285,6 +309,12 @@ class _FolderWriter:
         if end.warning:
             facts["warning"] = end.warning
         self._write_facts(facts)
+        self._write_replay(replay)
+
+    def _write_replay(self, points: list[dict[str, Any]]) -> None:
+        if points:  # models that are counted have none
+            replay = {"prompt": self.dataset.prompt, "points": points}
+            atomic_write(self.out / REPLAY, json.dumps(replay, ensure_ascii=False) + "\n")
 
     def _write_facts(self, facts: dict[str, Any]) -> None:
         atomic_write(self.out / TRAINING, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
@@ -315,6 +345,52 @@ class _FolderWriter:
             "uniform": math.log(len(characters.tokenizer)),
             "bigram": evaluate(bigram, characters.held_out).nats_per_token,
         }
+
+
+def load_trained(name: str, dataset: TextDataset) -> tuple[LanguageModel, dict[str, Any]]:
+    """Open a model that was made from `dataset`, so that it has not seen the held-out part.
+
+    Args:
+        name: A name under weights/, or a folder.
+        dataset: The data.
+
+    Returns:
+        The model, and the content of its training.json.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+        ValueError: If it was made from other data.
+    """
+    lm = load(name)
+    path = (WEIGHTS / name if name in names() else Path(name)) / TRAINING
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        sha256, is_lines, _ = facts["data"]["sha256"], "lines" in facts["data"], MODEL_REGISTRY[facts["kind"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise CheckpointError(f"{path} is missing or damaged; give a model that `python -m train run` wrote here") from None
+    if is_lines != dataset.is_lines:
+        raise ValueError(f"{name} was trained on {'lines; give' if is_lines else 'a running text; leave out'} --lines")
+    if sha256 != dataset.sha256:
+        raise ValueError(f"{name} was not trained on this text; give a model that was")
+    return lm, facts
+
+
+def replay_point(event: ReplayEvent, sample: TextSample) -> dict[str, Any]:
+    """A point of replay.json. Its losses are in nats a token.
+
+    "distributions" is what `encode_distribution` returns for the model's own distribution of each token, in base64.
+    """
+    return {
+        "step": event.step,
+        "tokens": event.tokens,
+        "train": event.train,
+        "held_out": event.held_out,
+        "temperature": sample.params.temperature,
+        "seed": sample.params.seed,
+        "text": sample.text,
+        "token_ids": sample.token_ids,
+        "distributions": base64.b64encode(encode_distribution(sample.logits)).decode(),
+    }
 
 
 def refuse_if_used(out: Path) -> None:
@@ -374,7 +450,7 @@ def _read_resume(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
             raise ValueError
     except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, pickle.UnpicklingError):
         raise ValueError(f"{path} is damaged; remove the folder and train again") from None
-    changed = [name for name in identity if saved["identity"].get(name) != identity[name]]
+    changed = [name for name in identity | saved["identity"] if saved["identity"].get(name) != identity.get(name)]
     if changed:
         before, now = ({name: side.get(name) for name in changed} for side in (saved["identity"], identity))
         raise ValueError(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpt import LanguageModel
+from gpt import LanguageModel, SamplingParams
 from gpt.models.base import CausalLM
 from train.distributed import DistributedContext
 
@@ -20,6 +20,7 @@ EVAL_INTERVAL = 0.05  # share of the budget between two evaluations, but at leas
 MIN_EVAL_STEPS, MIN_EVAL_MINUTES = 100, 0.5
 FIRST_EVAL = 0.01  # share of the budget, but at most the following, so that a run that is stopped early leaves a model:
 FIRST_EVAL_STEPS, FIRST_EVAL_MINUTES = 10, 1 / 12
+REPLAY_STEPS = (0, *(unit * 10**power for power in range(1, 7) for unit in (1, 3)))  # 0, 10, 30, 100, 300...
 ROUNDING = 1e-6  # less than a step, as a share of the time between two evaluations
 
 
@@ -64,11 +65,47 @@ class EvalEvent:
 
 
 @dataclass(frozen=True)
+class TextSample:
+    """A text that the model generated.
+
+    Attributes:
+        text: The text, without the prompt.
+        params: How it was generated.
+        token_ids: Its T tokens.
+        logits: (T, V) of the model, one row for each token.
+    """
+
+    text: str
+    params: SamplingParams
+    token_ids: list[int]
+    logits: Tensor = field(compare=False)
+
+
+@dataclass(frozen=True)
 class SampleEvent:
-    """The model generated a text."""
+    """The model generated a text after an evaluation."""
 
     step: int
     text: str
+
+
+@dataclass(frozen=True)
+class ReplayEvent:
+    """The model generated the text of a replay point: `REPLAY_STEPS` and the last step, from the same prompt and seed.
+
+    Attributes:
+        step: Number of updates so far.
+        tokens: Positions trained on so far, padding included.
+        train: Mean loss of the steps since the last evaluation; None before the first step.
+        held_out: Validation loss: of an evaluation at this step, else a quick one.
+        sample: The text; None except in the main process.
+    """
+
+    step: int
+    tokens: int
+    train: float | None
+    held_out: float
+    sample: TextSample | None
 
 
 @dataclass(frozen=True)
@@ -98,7 +135,7 @@ class EndEvent:
     warning: str = ""
 
 
-Event = StepEvent | EvalEvent | SampleEvent | ProgressEvent | EndEvent
+Event = StepEvent | EvalEvent | SampleEvent | ReplayEvent | ProgressEvent | EndEvent
 
 
 @dataclass(frozen=True)
@@ -170,8 +207,8 @@ class TrainingTask(ABC):
         """
 
     @abstractmethod
-    def sample(self) -> str:
-        """Generate a text that shows the progress."""
+    def sample(self) -> TextSample:
+        """Generate a text that shows the progress, from the same prompt and seed each time."""
 
     def final_metrics(self, lm: LanguageModel, seconds: float) -> Generator[float, None, dict[str, Any]]:
         """Measure a finished run.
@@ -249,6 +286,8 @@ class Trainer:
         self.eval_interval = max(EVAL_INTERVAL, budget.share(MIN_EVAL_STEPS, MIN_EVAL_MINUTES))
         self.next_evaluation = min(FIRST_EVAL, budget.share(FIRST_EVAL_STEPS, FIRST_EVAL_MINUTES))  # share of the budget
         self.losses: list[float] = []  # since the last evaluation
+        self.evaluated: tuple[int, float, float] | None = None  # step, train and held_out of the last evaluation
+        self.replayed = -1  # step of the last replay point
         self.timings: dict[str, float] = {}
         self._compiled_shapes: set[torch.Size] = set()
 
@@ -271,6 +310,9 @@ class Trainer:
             progress = self.progress
             if self.losses and (progress >= self.next_evaluation or progress == 1):
                 yield from self._evaluate(progress, clock)
+            if self.step != self.replayed and (self.step in REPLAY_STEPS or progress == 1):
+                yield self._replay(clock)
+                self._record_time("saving")
             if progress == 1:
                 break
             # Each step has a seed of its own, so that a resumed run continues exactly.
@@ -327,12 +369,12 @@ class Trainer:
     def _evaluate(self, progress: float, clock: float) -> Iterator[Event]:
         is_main = self.distributed.is_main_process
         metrics = self.task.validate(quick=self.best == math.inf and progress < 1) if is_main else {}
-        text = self.task.sample() if is_main else ""
+        text = self.task.sample().text if is_main else ""
         self.task.module.train()
         held_out = self.distributed.sum(metrics.get("loss", 0.0))
         train = sum(self.losses) / len(self.losses)
         best = held_out < self.best
-        self.best, self.losses = min(self.best, held_out), []
+        self.best, self.losses, self.evaluated = min(self.best, held_out), [], (self.step, train, held_out)
         intervals = math.floor(progress / self.eval_interval + ROUNDING) + 1
         self.next_evaluation = (intervals - ROUNDING) * self.eval_interval
         self.seconds = self._elapsed(clock)
@@ -340,6 +382,19 @@ class Trainer:
         yield EvalEvent(self.step, self.seconds, train, held_out, best, metrics)
         yield SampleEvent(self.step, text)
         self._record_time("saving")
+
+    def _replay(self, clock: float) -> ReplayEvent:
+        is_main = self.distributed.is_main_process
+        step, train, held_out = self.evaluated or (-1, None, 0.0)
+        if step != self.step:
+            held_out = self.distributed.sum(self.task.validate(quick=True)["loss"] if is_main else 0.0)
+        if self.losses:
+            train = sum(self.losses) / len(self.losses)
+        sample = self.task.sample() if is_main else None
+        self.task.module.train()
+        self.replayed, self.seconds = self.step, self._elapsed(clock)
+        self._record_time("evaluation")
+        return ReplayEvent(self.step, self.tokens, train, held_out, sample)
 
     def _elapsed(self, clock: float) -> float:
         """Training seconds on the clock of the main process, so that all processes end at the same step."""
@@ -352,7 +407,7 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """What a later run needs to continue from here: tensors and plain numbers."""
-        names = ("step", "tokens", "seconds", "best", "next_evaluation", "losses", "timings")
+        names = ("step", "tokens", "seconds", "best", "next_evaluation", "losses", "evaluated", "replayed", "timings")
         return {
             "module": self.task.module.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],

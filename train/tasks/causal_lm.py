@@ -12,9 +12,9 @@ from gpt import LanguageModel, SamplingParams
 from train.configs import TrainConfig
 from train.data import LineSampler, TokenizedDataset, first_documents, random_windows, target_text
 from train.evaluate import evaluate
-from train.trainer import Batch, TrainingTask
+from train.trainer import Batch, TextSample, TrainingTask
 
-SAMPLE_TOKENS = 200
+SAMPLE_TOKENS = 150
 QUICK_TOKENS = 8192  # of the first evaluation
 
 
@@ -64,9 +64,11 @@ class CausalLMTask(TrainingTask):
         result = evaluate(self.model, *self.validation_data(quick))
         return {"loss": result.nats_per_token, **asdict(result)}
 
-    def sample(self) -> str:
+    def sample(self) -> TextSample:
         """Continue the prompt."""
-        return LanguageModel(self.model, self.dataset.tokenizer).generate(self.prompt, self.params).text
+        steps = list(LanguageModel(self.model, self.dataset.tokenizer).stream(self.prompt, self.params))
+        logits = torch.stack([step.logits for step in steps])
+        return TextSample("".join(step.text for step in steps), self.params, [step.token_id for step in steps], logits)
 
     def final_metrics(self, lm: LanguageModel, seconds: float) -> Generator[float, None, dict[str, Any]]:
         """The held-out loss of the weights as they are stored."""
