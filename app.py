@@ -18,6 +18,7 @@ import torch
 
 from gpt import CheckpointError
 from ui import page
+from ui.lessons import LessonError
 from ui.model_registry import add_local_model
 
 DEFAULT_PORT = 7860
@@ -76,7 +77,7 @@ try:
     for folder in options.model:
         add_local_model(folder)
     demo = page.build()
-except CheckpointError as error:
+except (CheckpointError, LessonError) as error:
     sys.exit(f"python app.py: {error}")
 
 LAUNCH: dict[str, Any] = {

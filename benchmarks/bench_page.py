@@ -2,22 +2,19 @@
 
     python benchmarks/bench_page.py [--visitors 32] [--length 300] [--rounds 3]
 
-Prints the results and writes bench_page.json. It is not a test. The page runs in a process of its own; visitors are
-simulated here by the requests that a browser sends for a click on Generate (queue/join, queue/data).
+Prints the results and writes bench_page.json. It is not a test. The page runs in a process of its own; a visitor is
+simulated here by the request that a browser sends for a click on Generate.
 """
 
 import argparse
 import asyncio
 import json
-import re
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
-from secrets import token_hex
-from typing import Any
+from secrets import randbelow
 
 import httpx
 import torch
@@ -25,71 +22,31 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a script sees only its own folder
 
 from gpt import SamplingParams, load
+from gpt.sampling import MAX_SEED
 from tests.browser import served
 from train.runs import machine
 
-FIRST_CHARACTER = re.compile(r'class=\\"generated\\">[^<]')  # in the JSON of an HTML component
 
-
-class Visitor:
-    """A visitor with the page open."""
-
-    def __init__(self, client: httpx.AsyncClient, config: dict[str, Any]) -> None:
-        self.client, self.config, self.session_hash = client, config, token_hex(8)
-        self.ids = {component["props"].get("elem_id"): component["id"] for component in config["components"]}
-
-    def handlers(self, event: str, elem_id: str | None = None) -> list[dict[str, Any]]:
-        """The server's handlers of an event of a component, or of the page."""
-        handlers = [handler for handler in self.config["dependencies"] if handler["backend_fn"]]
-        component = self.ids[elem_id] if elem_id else None
-        return [
-            handler
-            for handler in handlers
-            if any(name == event and component in (None, target) for target, name in handler["targets"])
-        ]
-
-    async def call(self, handler: dict[str, Any], **inputs: Any) -> AsyncIterator[tuple[str, Any]]:
-        """Call a handler, with `inputs` by elem_id and defaults for the rest; yields the kind and output of each message."""
-        values = {component["id"]: component["props"].get("value") for component in self.config["components"]}
-        values |= {self.ids[elem_id]: value for elem_id, value in inputs.items()}
-        data = [values[i] for i in handler["inputs"]]
-        request = {"data": data, "fn_index": handler["id"], "session_hash": self.session_hash}
-        await self.client.post("/gradio_api/queue/join", json=request)
-        async with self.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session_hash}) as response:
-            async for line in response.aiter_lines():
-                if line.startswith("data: "):
-                    message = json.loads(line[6:])
-                    yield message["msg"], message.get("output")
-                    if message["msg"] == "process_completed":
-                        if not message["success"]:
-                            raise RuntimeError(f"the page failed: {message}")
-                        return
-        raise RuntimeError("the page closed the connection")
-
-    async def open(self) -> None:
-        """Load the page."""
-        for handler in self.handlers("load"):
-            async for _ in self.call(handler):
-                pass
-
-    async def generate(self, length: int, seed: int) -> tuple[float, float]:
-        """Click on Generate; returns seconds until the first character and until the end of the text."""
-        start, first = time.perf_counter(), 0.0
-        (handler,) = self.handlers("click", "generate")
-        async for kind, output in self.call(handler, length=length, seed=seed, lock=True):
-            if kind == "process_generating" and not first and FIRST_CHARACTER.search(json.dumps(output)):
+async def generate(client: httpx.AsyncClient, length: int, seed: int) -> tuple[float, float]:
+    """Request a text as the page does; returns seconds until the first character and until the end."""
+    start, first = time.perf_counter(), 0.0
+    body = {"query": f"model=gpt-shakespeare&prompt=ROMEO:&seed={seed}", "start": 0, "end": length}
+    async with client.stream("POST", "/page/generate", json=body) as response:
+        response.raise_for_status()
+        characters = 0
+        async for line in response.aiter_lines():
+            characters += sum(map(len, json.loads(line).get("texts", [])))
+            if characters and not first:
                 first = time.perf_counter() - start
-        return first, time.perf_counter() - start
+    if characters != length:
+        raise RuntimeError(f"the page sent {characters} characters of {length}")
+    return first, time.perf_counter() - start
 
 
 async def generate_all(address: str, visitors: int, length: int) -> list[tuple[float, float]]:
-    """Open the page for each visitor, then click on Generate for all at once; returns the times of each."""
+    """Request a text for each visitor, all at once and each with a seed that nobody requested before; returns the times."""
     async with httpx.AsyncClient(base_url=address, timeout=300, limits=httpx.Limits(max_connections=None)) as client:
-        config = (await client.get("/config")).json()
-        group = [Visitor(client, config) for _ in range(visitors)]
-        for visitor in group:
-            await visitor.open()
-        return await asyncio.gather(*(visitor.generate(length, seed) for seed, visitor in enumerate(group)))
+        return await asyncio.gather(*(generate(client, length, randbelow(MAX_SEED)) for _ in range(visitors)))
 
 
 def model_seconds(texts: int, length: int) -> dict[str, float]:

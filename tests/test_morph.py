@@ -46,7 +46,7 @@ def test_long_lines_come_in_smaller_numbers():
 
 
 def test_example_lines_are_reconstructed_exactly():
-    start, end, _ = EXAMPLES["shakespeare"]
+    start, end, *_ = EXAMPLES["shakespeare"]
     lines = lines_of(on_interpolate("vae-shakespeare", start, end, 0.5))
     assert len(set(lines)) > 3
     assert (lines[0], lines[-1]) == (start, end)
@@ -121,12 +121,15 @@ def test_another_model_brings_its_own_examples(visit):
     first = visit()
     first.page.get_by_role("tab", name="Morph").click()
     first.page.wait_for_selector("#samples .short li")
-    first.page.check("#spaces input[value='vae-shakespeare']")
-    start, end, distance = EXAMPLES["shakespeare"]
+    assert first.page.inner_text("#morph h2 >> nth=2") == "Invent names"
+    first.page.click("#spaces input")
+    first.page.get_by_role("option", name="Lines of Shakespeare's plays").click()
+    start, end, distance, *_ = EXAMPLES["shakespeare"]
     for part in ("#from", "#line"):
         first.until(lambda part=part: first.page.input_value(f"{part} input, {part} textarea") == start, "an example")
     assert first.page.input_value("#to input, #to textarea") == end
     assert first.page.input_value("#distance input[type=number]") == str(distance)
     first.until(lambda: first.page.locator("#interpolation li").last.inner_text() == end, "the interpolation")
     first.until(lambda: first.page.locator("#samples li").count() == SAMPLES // 2, "the samples")
+    assert first.page.inner_text("#morph h2 >> nth=2") == "Invent lines"
     first.until(lambda: f"It comes back as “{start}”" in first.page.inner_text("#around"), "the reconstruction")

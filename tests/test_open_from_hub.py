@@ -12,10 +12,10 @@ from huggingface_hub import constants
 from gpt import SamplingParams, load
 from gpt.checkpoint import FILES
 from ui import model_registry
-from ui.hub_panel import choices, on_open, open_from_hub
+from ui.hub_panel import on_open, open_from_hub
 from ui.model_registry import get_model, model_ids, open_hub_model
 from ui.session import GenerationRequest
-from ui.snippets import command_line, file_links, python
+from ui.snippets import command_line, programs, python
 
 SETTINGS = SamplingParams(max_new_tokens=40, seed=5)
 
@@ -38,11 +38,11 @@ def weight_downloads(hub):
 
 def refused(id):
     """The sentence that a visitor sees instead of a model."""
-    before = choices()
-    *_, (model, message) = on_open(id)
+    before = model_ids()
+    *_, (message, opened) = on_open(id)
     assert "is open" not in message
-    assert "choices" not in model
-    assert choices() == before
+    assert opened == ""
+    assert model_ids() == before
     return message
 
 
@@ -56,13 +56,14 @@ def test_model_is_downloaded_with_progress_and_generates(hub, folder):
     size = sum((folder / name).stat().st_size for name in FILES if (folder / name).is_file()) / 1e6
     assert messages[-1].startswith("Downloading alice/tiny: ")
     assert messages[-1].endswith(f" of {size:.1f} MB…")
-    assert (id in dict(choices()).values(), id in model_ids()) == (True, True)
+    assert id in model_ids()
     mine, theirs = get_model(id).lm, load(folder)
     assert mine.generate("abc", SETTINGS).text == theirs.generate("abc", SETTINGS).text
     request = GenerationRequest(id, "x", SETTINGS)
     assert f"load('alice/tiny', revision='{commit}')" in python(request, 10)
     assert f"--model=alice/tiny --revision={commit} " in command_line(request, 10)
-    assert f'href="https://huggingface.co/alice/tiny/tree/{commit}"' in file_links(id)
+    (page,) = programs(request.query(40))["files"]
+    assert page == {"name": "alice/tiny on the Hub", "url": f"https://huggingface.co/alice/tiny/tree/{commit}", "bytes": None}
     assert GenerationRequest.from_query(request.query(40), "gpt-shakespeare") == request
 
 
@@ -80,7 +81,7 @@ def test_ways_to_name_a_model(hub, folder, id):
 )
 def test_invalid_hub_id_is_a_sentence(hub, id):
     message = refused(id)
-    assert "is not a model on the Hub" in message
+    assert "does not have the form user/name" in message
     assert "<script>" not in message
     assert hub.requests == []
 
@@ -195,7 +196,7 @@ def test_open_generate_and_follow_the_link(visit, hub, folder):
     first.page.click("#hub > button")
     first.page.fill("#hub-id textarea, #hub-id input", "no such model")
     first.page.click("#hub-open")
-    first.until(lambda: "is not a model on the Hub" in first.page.text_content("#hub-message"), "a sentence")
+    first.until(lambda: "does not have the form user/name" in first.page.text_content("#hub-message"), "a sentence")
     first.page.fill("#hub-id textarea, #hub-id input", "alice/tiny")
     first.page.click("#hub-open")
     first.until(lambda: "alice/tiny is open" in first.page.text_content("#hub-message"), "the model to open")

@@ -1,25 +1,22 @@
 """What visitors may request, its limits, the link that shows a text again, and the text while it grows."""
 
+import asyncio
 import math
 import threading
 import time
+from contextlib import aclosing
 from dataclasses import replace
-from itertools import chain, repeat
-from types import SimpleNamespace
 from urllib.parse import parse_qsl
 
 import pytest
-import tokenizers
 from loops import run
-from tokenizers import Regex, decoders, models, pre_tokenizers
 
-from gpt import LanguageModel, SamplingParams, Tokenizer
+from gpt import SamplingParams, Tokenizer
+from gpt.distribution import encode_distribution
 from gpt.scheduler import BatchScheduler
 from ui import model_registry
-from ui.model_registry import ModelEntry, default_model, get_model, list_models
-from ui.session import MAX_PROMPT_CHARS, MAX_TEXT_TOKENS, GenerationRequest, GenerationSession, check_run_tokens
-from ui.tabs import write
-from ui.tabs.write import text_html
+from ui.model_registry import default_model, get_model, list_models
+from ui.session import MAX_PROMPT_CHARS, MAX_SESSIONS, MAX_TEXT_TOKENS, GenerationRequest, GenerationSession, SessionStore
 
 REQUEST = GenerationRequest(
     "bigram-shakespeare", "To be", SamplingParams(temperature=0.7, top_k=12, top_p=0.9, min_p=0.05, max_new_tokens=80, seed=11)
@@ -37,6 +34,7 @@ def make_request(model, prompt="", **params):
         make_request("bigram-shakespeare", "a&b=c?#é\n  +%20 <b>"),
         make_request("bigram-shakespeare", temperature=1 / 3, top_k=10_000_000, top_p=1 / 7, min_p=1e-9, seed=4_294_967_295),
         make_request("bigram-shakespeare", temperature=0),
+        make_request("bigram-shakespeare", forced=((3, 7), (12, 45))),
     ],
 )
 def test_link_keeps_the_whole_request(request_):
@@ -63,6 +61,8 @@ def test_link_has_defaults():
         ("length=-1", "max_new_tokens is -1"),
         (f"length={MAX_TEXT_TOKENS + 1}", f"up to {MAX_TEXT_TOKENS:,} characters"),
         ("seed=1.5", "seed is '1.5'"),
+        ("branch=3", "branch is '3'"),
+        ("branch=5.1,3.2", "forced is"),
         ("model=nobody", "no model called 'nobody'"),
         ("prompt=" + "a" * (MAX_PROMPT_CHARS + 1), f"up to {MAX_PROMPT_CHARS:,}"),
     ],
@@ -73,126 +73,145 @@ def test_invalid_link_is_refused_in_a_sentence(query, name):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("tokens", [49, 1001, 100.5, None, "300", float("nan")])
-def test_number_of_tokens_out_of_bounds_is_refused(tokens):
-    with pytest.raises(ValueError, match="a whole number from 50 to 1,000"):
-        check_run_tokens(tokens)
-
-
-def generate(session, tokens):
-    """Run a session; returns the length of the text at each update."""
+def read(session, start, end):
+    """Read a session; returns the number of tokens of each update."""
 
     async def go():
-        return [len(session.pieces) async for _ in session.run(tokens)]
+        async with aclosing(session.read(start, end)) as batches:
+            return [len(tokens) async for tokens in batches]
 
     return run(go())
 
 
+def text_of(session):
+    return "".join(token.text for token in session.tokens)
+
+
 def test_continued_text_equals_one_long_run():
     session = GenerationSession(REQUEST)
-    for tokens in (30, 1, 49):
-        generate(session, tokens)
-    assert session.text == get_model("bigram-shakespeare").lm.generate(REQUEST.prompt, REQUEST.params).text
+    for start, end in ((0, 30), (30, 31), (31, 80)):
+        assert sum(read(session, start, end)) == end - start
+    assert text_of(session) == get_model("bigram-shakespeare").lm.generate(REQUEST.prompt, REQUEST.params).text
 
 
-def test_text_has_a_maximal_length(monkeypatch):
-    monkeypatch.setattr("ui.session.MAX_TEXT_TOKENS", 100)
+def test_each_token_has_its_surprisal_and_distribution():
     session = GenerationSession(REQUEST)
-    generate(session, 600)
-    assert (len(session.pieces), session.remaining) == (100, 0)
-    assert generate(session, 50) == []
+    read(session, 0, 40)
+    for token, step in zip(session.tokens, session.lm.stream(REQUEST.prompt, REQUEST.params), strict=False):
+        assert (token.id, token.text) == (step.token_id, step.text)
+        assert token.bits == pytest.approx(-step.logprob / math.log(2))
+        assert token.distribution == encode_distribution(step.logits)
+
+
+def test_branch_takes_its_token_and_keeps_the_random_numbers():
+    lm = get_model("bigram-shakespeare").lm
+    plain = lm.generate(REQUEST.prompt, REQUEST.params)
+    session = GenerationSession(replace(REQUEST, params=replace(REQUEST.params, forced=((5, 40),))))
+    read(session, 0, 60)
+    ids = [token.id for token in session.tokens]
+    assert ids[:5] == plain.token_ids[:5]
+    assert ids[5] == 40 != plain.token_ids[5]
+    # A bigram sees the last character only: from where both texts have the same one, the same random numbers give the same text.
+    assert ids[-20:] == plain.token_ids[40:60]
+
+
+def test_tokens_that_exist_are_not_computed_again(monkeypatch):
+    session = GenerationSession(REQUEST)
+    read(session, 0, 50)
+    monkeypatch.setattr(BatchScheduler, "stream", None)  # would fail if it were called
+    assert read(session, 10, 50) == [40]
 
 
 @pytest.mark.slow
-def test_stopped_text_can_be_continued(slow_generation):
+def test_text_stops_growing_when_its_last_reader_leaves(slow_generation):
     session = GenerationSession(REQUEST)
 
-    async def stop_at_once():
-        async for _ in session.run(MAX_TEXT_TOKENS):
-            session.stop()
+    async def leave_at_once():
+        async with aclosing(session.read(0, MAX_TEXT_TOKENS)) as batches:
+            await anext(batches)
+        await asyncio.wait_for(session._run, 30)
 
-    run(stop_at_once())
-    stopped = len(session.pieces)
+    run(leave_at_once())
+    stopped = len(session.tokens)
     assert 0 < stopped < MAX_TEXT_TOKENS
-    generate(session, 30)
+    assert sum(read(session, stopped, stopped + 30)) == 30
     params = replace(REQUEST.params, max_new_tokens=stopped + 30)
-    assert session.text == get_model("bigram-shakespeare").lm.generate(REQUEST.prompt, params).text
-
-
-def test_stop_between_runs_does_not_stop_the_next_one():
-    session = GenerationSession(REQUEST)
-    session.stop()
-    generate(session, 80)
-    assert len(session.pieces) == 80
-
-
-def test_stop_of_a_cancelled_run_stays_set(monkeypatch):
-    """The scheduler's thread may look at it only after the session has ended."""
-    stops = []
-
-    async def stream(self, sequence, tokens, stop):
-        stops.append(stop)
-        while True:
-            yield []
-
-    monkeypatch.setattr(BatchScheduler, "stream", stream)
-    session = GenerationSession(REQUEST)
-
-    async def leave():
-        running = session.run(100)
-        await anext(running)
-        session.release()
-        await running.aclose()
-
-    run(leave())
-    assert stops[0].is_set()
-
-
-def test_session_that_is_running_cannot_run_twice():
-    session = GenerationSession(REQUEST)
-
-    async def go():
-        async for _ in session.run(50):
-            with pytest.raises(ValueError, match="still being written"):
-                await anext(session.run(50))
-
-    run(go())
-    generate(session, 50)
-    assert len(session.pieces) == 100
-
-
-def test_cancelled_run_frees_the_state(slow_generation):
-    session = GenerationSession(REQUEST)
-
-    async def leave():
-        running = session.run(1000)
-        await anext(running)
-        await running.aclose()
-
-    run(leave())
-    assert (session.is_running, session.sequence, session.can_continue) == (False, None, False)
+    assert text_of(session) == get_model("bigram-shakespeare").lm.generate(REQUEST.prompt, params).text
     deadline = time.monotonic() + 30
     while session.entry.scheduler.is_running:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_released_session_frees_the_state(slow_generation):
-    session = GenerationSession(REQUEST)
-    generate(session, 5)
-    assert session.sequence
-    assert session.can_continue
-    session.release()
-    assert (session.sequence, session.can_continue) == (None, False)
+@pytest.mark.slow
+def test_readers_share_one_computation(slow_generation, monkeypatch):
+    streams, stream = [], BatchScheduler.stream
 
-    async def release_at_once():
-        async for _ in session.run(1000):
-            session.release()
+    def record(self, *arguments):
+        streams.append(arguments)
+        return stream(self, *arguments)
 
+    monkeypatch.setattr(BatchScheduler, "stream", record)
     session = GenerationSession(REQUEST)
-    run(release_at_once())
-    assert len(session.pieces) < 1000
-    assert (session.sequence, session.can_continue) == (None, False)
+
+    async def read_to(end):
+        async with aclosing(session.read(0, end)) as batches:
+            return [token async for tokens in batches for token in tokens]
+
+    async def go():
+        return await asyncio.gather(read_to(60), read_to(60), read_to(20))
+
+    first, second, third = run(go())
+    assert len(streams) == 1
+    assert first == second == session.tokens
+    assert third == session.tokens[:20]
+
+
+def test_error_reaches_its_reader_and_the_next_one_starts_again(monkeypatch):
+    session = GenerationSession(REQUEST)
+    read(session, 0, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchScheduler, "_step", None)
+        with pytest.raises(TypeError):
+            read(session, 10, 20)
+    assert sum(read(session, 10, 20)) == 10
+    assert text_of(session) == get_model("bigram-shakespeare").lm.generate(REQUEST.prompt, REQUEST.params).text[:20]
+
+
+def test_store_gives_one_session_for_all_lengths_of_a_text(monkeypatch):
+    monkeypatch.setattr("ui.session.MAX_SESSIONS", 2)
+    store = SessionStore()
+
+    async def go():
+        first = await store.get(REQUEST)
+        assert await store.get(replace(REQUEST, params=replace(REQUEST.params, max_new_tokens=5))) is first
+        others = [make_request("bigram-shakespeare", seed=seed) for seed in (1, 2)]
+        for other in others:
+            assert await store.get(other) is not first
+        assert await store.get(others[0]) is await store.get(others[0])
+        assert await store.get(REQUEST) is not first  # the least recently used one was forgotten
+
+    run(go())
+    assert MAX_SESSIONS == 64
+
+
+def test_prompt_is_tokenized_outside_the_event_loop(monkeypatch):
+    threads, encode = set(), Tokenizer.encode
+
+    def record(self, text):
+        threads.add(threading.current_thread())
+        return encode(self, text)
+
+    monkeypatch.setattr(Tokenizer, "encode", record)
+
+    async def go():
+        session = await SessionStore().get(REQUEST)
+        async with aclosing(session.read(0, 5)) as batches:
+            assert [token async for tokens in batches for token in tokens] == session.tokens
+
+    run(go())
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 @pytest.mark.parametrize(
@@ -217,75 +236,9 @@ def test_remarks_about_a_prompt(model, prompt, words):
 def test_prompt_is_lowered_for_a_model_without_capitals():
     session = GenerationSession(make_request("gpt-names", "Emma"))
     assert (session.prompt, session.unknown_chars) == ("emma", "")
-    generate(session, 20)
+    read(session, 0, 20)
     params = SamplingParams(max_new_tokens=20, seed=1)
-    assert session.text == get_model("gpt-names").lm.generate("emma", params).text
-
-
-def test_speed_and_bits_count_characters_whatever_the_tokens_are(monkeypatch):
-    request = make_request("bpe-shakespeare", "ROMEO:", max_new_tokens=60, seed=2)
-    session = GenerationSession(request)
-    generate(session, 20)
-    monkeypatch.setattr("ui.session.time", SimpleNamespace(perf_counter=chain([0.0], repeat(2.0)).__next__))  # two seconds
-    generate(session, 40)
-    generation = session.lm.generate(request.prompt, request.params)
-    assert session.text == generation.text
-    assert len(session.pieces) == 60 < len(generation.text) / 1.5
-    assert session.bits_per_character == pytest.approx(-sum(generation.logprobs) / math.log(2) / len(generation.text))
-    assert session.chars_per_second == len("".join(session.pieces[20:])) / 2
-
-
-def test_no_bits_per_character_for_a_sampled_text_of_a_vae():
-    session = GenerationSession(make_request("vae-names"))
-    generate(session, 50)
-    assert session.bits_per_character is None
-    assert "bits" not in write.finished(session)[2]
-
-
-@pytest.fixture
-def hostile_model(tiny_bigram, tokenizer, monkeypatch):
-    """A model with a tokenizer whose pattern fails on "aaaa...!", as a visitor may open it from the Hub."""
-    backend = tokenizers.Tokenizer(models.BPE(vocab=tokenizer.vocab, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"(a+)+$"), "isolated")
-    backend.decoder = decoders.Fuse()
-    entry = ModelEntry("user/hostile@0", LanguageModel(tiny_bigram, Tokenizer(backend), "user/hostile"), {}, "user/hostile", "0")
-    monkeypatch.setitem(model_registry._hub_models, entry.id, entry)
-    return entry.id
-
-
-def drain(generator):
-    async def go():
-        return [outputs async for outputs in generator]
-
-    return run(go())
-
-
-def test_failing_tokenizer_is_a_sentence(hostile_model):
-    visitor = SimpleNamespace(session_hash="x")
-    (outputs,) = drain(write.on_generate(hostile_model, "a" * 3000 + "!", 100, 0.8, 0, 1.0, 0.0, 1, False, visitor))
-    assert "Nothing was written: the tokenizer fails on this text" in outputs[3]
-
-
-def test_prompt_is_tokenized_outside_the_event_loop(monkeypatch):
-    threads, encode = set(), Tokenizer.encode
-
-    def record(self, text):
-        threads.add(threading.current_thread())
-        return encode(self, text)
-
-    monkeypatch.setattr(Tokenizer, "encode", record)
-    settings = (50, 0.8, 0, 1.0, 0.0, 1, False)
-    drain(write.on_generate("bigram-shakespeare", "To be", *settings, SimpleNamespace(session_hash="x")))
-    assert threads
-    assert threading.current_thread() not in threads
-
-
-def test_text_html_escapes_every_character():
-    html = text_html('<b a="1">&\'', "b", "<script>alert(1)</script>")
-    assert "<script" not in html
-    assert "<b a" not in html
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
-    assert "<s>b</s>" in html
+    assert text_of(session) == get_model("gpt-names").lm.generate("emma", params).text
 
 
 def test_models_are_sorted_by_text_then_from_worst_to_best():
@@ -299,13 +252,15 @@ def test_models_are_sorted_by_text_then_from_worst_to_best():
 
 
 def test_each_model_is_described():
-    for entry in list_models():
-        name, facts = entry.label.split("\n")
-        assert name == entry.id
-        assert facts.endswith(" bits per character")
-        assert ("at most" in facts) == (entry.family.likelihood == "bound")
-        assert len(entry.explanation) > 40
-    assert "sees the last 256 tokens" in get_model("bpe-shakespeare").label
+    labels = {entry.id: entry.label for entry in list_models()}
+    for text in ("shakespeare", "names"):
+        own = [label for id, label in labels.items() if id.endswith(f"-{text}")]
+        assert len(set(own)) == len(own)
+    assert labels["ngram-names"] == "N-gram"
+    assert labels["bpe-shakespeare"] == "GPT on word pieces"
+    assert all(len(entry.explanation) > 40 for entry in list_models())
+    assert get_model("bpe-shakespeare").memory == "sees the last 256 tokens"
+    assert get_model("lstm-shakespeare").memory == "remembers everything, in 1,280 numbers"
 
 
 def test_page_opens_with_the_pinned_model_of_a_space(monkeypatch):

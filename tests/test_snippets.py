@@ -6,6 +6,7 @@ import subprocess
 import sys
 import urllib.request
 from urllib.error import HTTPError
+from urllib.parse import urlencode
 
 import pytest
 from browser import ROOT
@@ -15,7 +16,7 @@ from gpt.checkpoint import FILES, WEIGHTS, names
 from ui import model_registry
 from ui.model_registry import add_local_model, get_model
 from ui.session import GenerationRequest
-from ui.snippets import file_links, on_text
+from ui.snippets import programs as programs_of
 
 REQUESTS = {
     "plain": GenerationRequest("gpt-shakespeare", "ROMEO:", SamplingParams(max_new_tokens=80, seed=7)),
@@ -25,6 +26,7 @@ REQUESTS = {
         "-$HOME `id` \\n \"it's\" 'é' 🎭\n  <b>&amp;</b> %s !! {x}\t",
         SamplingParams(temperature=0.0, max_new_tokens=50, seed=1),
     ),
+    "branch": GenerationRequest("bigram-shakespeare", "To", SamplingParams(max_new_tokens=50, seed=3, forced=((4, 40), (20, 5)))),
     "no prompt": GenerationRequest("bigram-shakespeare", "", SamplingParams(max_new_tokens=50, seed=3)),
 }
 
@@ -42,7 +44,7 @@ def run(*command):
 
 @pytest.fixture
 def programs(address):
-    return lambda request: on_text(request.query(request.params.max_new_tokens), address)
+    return lambda request: list(programs_of(request.query(request.params.max_new_tokens), address)["programs"].values())
 
 
 @pytest.mark.slow
@@ -75,13 +77,17 @@ def test_curl_writes_the_text(programs, name):
 
 @pytest.mark.parametrize("address", ["javascript:alert(1)", "http://x' + evil + '", "", "http://" + "x" * 300])
 def test_invalid_address_is_replaced(address):
-    for program in on_text(REQUESTS["plain"].query(80), address)[2:]:
+    for program in list(programs_of(REQUESTS["plain"].query(80), address)["programs"].values())[2:]:
         assert "http://127.0.0.1:7860" in program
         assert not address or address not in program
 
 
+def make_query(model):
+    return urlencode({"model": model, "seed": 1})
+
+
 def links(model):
-    return re.findall(r'href="([^"]+)" download>([^<]+)<', file_links(model))
+    return [(file["url"], file["name"]) for file in programs_of(make_query(model))["files"]]
 
 
 def test_every_file_can_be_downloaded(address):
@@ -97,19 +103,12 @@ def test_local_model_is_opened_and_downloaded_from_its_folder(address, folder, m
     monkeypatch.setattr(model_registry, "_local_models", {})
     add_local_model(str(folder))
     request = GenerationRequest("tiny", "Vera", SamplingParams(max_new_tokens=30, seed=2))
-    exec(on_text(request.query(30), address)[0], {})
+    exec(programs_of(request.query(30), address)["programs"]["Python"], {})
     assert capsys.readouterr().out == screen_text(request) + "\n"
     for link, name in links("tiny"):
         with urllib.request.urlopen(f"{address}/{link}") as answer:
             assert answer.read() == (folder / name).read_bytes()
     assert {"config.json", "model.safetensors"} <= {name for _, name in links("tiny")}
-
-
-@pytest.mark.parametrize("model", ["..", "", "../gpt", "/etc", "nothing", "<b>"])
-def test_no_links_to_files_of_what_is_not_a_model(model):
-    assert links(model) == []
-    assert "There is no model called" in file_links(model)
-    assert "<b>" not in file_links(model)
 
 
 @pytest.mark.parametrize(
@@ -125,40 +124,3 @@ def test_nothing_else_can_be_downloaded(address, path):
     with refused.value as answer:
         assert answer.code == 404
         assert b"import" not in answer.read()
-
-
-@pytest.mark.browser
-def test_panel_follows_the_text_on_the_screen(visit, address):
-    first = visit()
-    first.page.click("#use > button")
-    first.pick("bigram-shakespeare")
-    first.page.fill("#length input[type=number]", "60")
-    first.generate("O <b>'dear'</b>")
-    text = first.wait_for_text()
-    seed = re.search(r"seed (\d+)", first.status)[1]
-
-    def program():
-        return "\n".join(first.page.locator("#use .cm-content:visible").inner_text().split("\n")).replace("\n\n", "\n")
-
-    first.until(lambda: f"seed={seed}" in program(), "the program of this text")
-    assert run(sys.executable, "-c", program()) == f"O <b>'dear'</b>{text}\n"
-    for tab, part in (
-        ("Command line", "python -m gpt --model=bigram-shakespeare"),
-        ("gradio_client", address),
-        ("curl", address),
-    ):
-        first.page.get_by_role("tab", name=tab).click()
-        first.until(lambda part=part: part in program() and seed in program(), f"the program for {tab}")
-    first.until(lambda: "weights/bigram-shakespeare/config.json" in first.page.inner_html("#files"), "the links of this model")
-    with first.page.expect_download() as started:
-        first.page.click("#files a:text-is('config.json')")
-    assert started.value.path().read_bytes() == (WEIGHTS / "bigram-shakespeare" / "config.json").read_bytes()
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_open_panel_fits_a_phone(visit, scheme):
-    first = visit(viewport={"width": 390, "height": 844}, color_scheme=scheme)
-    first.page.click("#use > button")
-    first.page.wait_for_selector("#use .cm-content:visible")
-    assert first.page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -1,14 +1,16 @@
 """What programs may call: the endpoints under "Use via API"."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_function_description
 
 from gpt import SamplingParams
+from gpt.sampling import parse_forced
 from ui.hub_panel import open_models
 from ui.model_registry import ModelEntry, get_model
 from ui.session import MAX_TEXT_TOKENS, GenerationRequest, GenerationSession
@@ -23,26 +25,35 @@ async def generate(
     top_p: float = 1.0,
     min_p: float = 0.0,
     seed: int | None = None,
+    branch: str = "",
 ) -> AsyncIterator[str]:
-    """Continue a prompt; yields the text so far about 20 times a second, and the whole text last.
+    """Continue a prompt; yields the text so far about 10 times a second, and the whole text last.
 
     Args:
-        model: its id, from list-models
-        prompt: the text to continue, up to 5,000 characters; it is not repeated
-        temperature: 0 = always the most likely token, 2 = wild
-        length: number of tokens, 1 to 5,000: characters, or pieces of words
-        top_k: keep the k most likely tokens; 0 = all
-        top_p: keep the most likely tokens whose probabilities add up to this; 1 = all
-        min_p: keep tokens with at least this fraction of the highest probability; 0 = all
-        seed: the same seed gives the same text; random by default
+        model: The id of a model, from list-models.
+        prompt: The text to continue, up to 5,000 characters. It is not repeated.
+        temperature: 0 = always the most likely token, 2 = wild.
+        length: Number of tokens, 1 to 5,000: characters, or pieces of words.
+        top_k: Choose among the k most likely tokens; 0 = all.
+        top_p: Choose among the most likely tokens whose probabilities add up to this; 1 = all.
+        min_p: Choose among tokens with at least this fraction of the highest probability; 0 = all.
+        seed: The same seed gives the same text; random by default.
+        branch: Tokens that are given instead of sampled, as index.id pairs such as 12.45,40.3.
+
+    Returns:
+        The text so far, without the prompt.
     """
     with _user_errors():
         if not isinstance(length, int) or not 1 <= length <= MAX_TEXT_TOKENS:
             raise ValueError(f"The length is {length!r}; it must be a whole number from 1 to {MAX_TEXT_TOKENS:,}.")
-        request = GenerationRequest(model, prompt, SamplingParams(temperature, top_k, top_p, min_p, length, seed))
+        params = SamplingParams(temperature, top_k, top_p, min_p, length, seed, parse_forced(branch))
+        request = GenerationRequest(model, prompt, params)
         session = await asyncio.to_thread(GenerationSession, request)
-        async for _ in session.run(length):
-            yield session.text
+        text = ""
+        async with aclosing(session.read(0, length)) as batches:
+            async for tokens in batches:
+                text += "".join(token.text for token in tokens)
+                yield text
 
 
 def score(model: str, text: str) -> dict[str, Any]:
@@ -51,8 +62,11 @@ def score(model: str, text: str) -> dict[str, Any]:
     For a VAE these are an upper bound, estimated with importance-weighted samples.
 
     Args:
-        model: its id, from list-models
-        text: up to 5,000 characters; characters that the model does not know are skipped and reported
+        model: The id of a model, from list-models.
+        text: Up to 5,000 characters. Characters that the model does not know are skipped and reported.
+
+    Returns:
+        The figures of each token, and of the text.
     """
     with _user_errors():
         request = GenerationRequest(model, text, SamplingParams())
@@ -60,7 +74,11 @@ def score(model: str, text: str) -> dict[str, Any]:
 
 
 def list_models() -> list[dict[str, Any]]:
-    """The open models, for each text from worst to best: id, number of parameters, context length in tokens, quality."""
+    """The open models, for each text from worst to best: id, number of parameters, context length in tokens, quality.
+
+    Returns:
+        A list of models.
+    """
     return [
         {
             "id": entry.id,
@@ -85,3 +103,24 @@ def _user_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from None
+
+
+def add_endpoint(page: gr.Blocks, function: Callable[..., Any], name: str, **options: Any) -> None:
+    """Offer a function to programs.
+
+    `gr.api` reads only the first lines of the docstring. The dialog "Use via API" takes what it says of a parameter or a
+    result from the schema of the component that stands for it, where its descriptions are added here.
+
+    Args:
+        page: The page, as a context.
+        function: What is called, with a docstring in Google's style: a line for each parameter, and one for what it returns.
+        name: The name of the endpoint.
+        options: Further arguments of `gr.api`.
+    """
+    endpoint = gr.api(function, api_name=name, **options)
+    _, parameters, returns = get_function_description(function)
+    parts: dict[int, Any] = page.blocks
+    for id, (label, description) in zip(endpoint["inputs"], parameters.items(), strict=True):
+        parts[id].label, parts[id]._api_info["additional_description"] = label, description
+    for id, description in zip(endpoint["outputs"], returns, strict=True):
+        parts[id].label, parts[id]._api_info["description"] = "result", description

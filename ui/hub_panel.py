@@ -10,6 +10,7 @@ import gradio as gr
 from gpt import CheckpointError
 from gpt.checkpoint import HUB_ID
 from gpt.hub import HubError
+from ui.assets import js_call
 from ui.model_registry import ModelEntry, get_model, model_ids, open_hub_model
 
 
@@ -24,11 +25,6 @@ def open_models() -> list[ModelEntry]:
     return entries
 
 
-def choices() -> list[tuple[str, str]]:
-    """The options of the list of models: labels and ids."""
-    return [(entry.label, entry.id) for entry in open_models()]
-
-
 def open_from_hub(id: str) -> Iterator[str]:
     """Open a model and yield messages about the progress, then its id.
 
@@ -40,7 +36,7 @@ def open_from_hub(id: str) -> Iterator[str]:
     """
     repo, _, commit = id.strip().removeprefix("https://huggingface.co/").strip("/").partition("@")
     if not HUB_ID.fullmatch(repo) or not re.fullmatch(r"[0-9a-f]{40}|", commit):
-        raise ValueError(f"{id[:80]!r} is not a model on the Hub; give its name as its page shows it, like user/name.")
+        raise ValueError(f"{id[:80]!r} does not have the form user/name; give the name that the model's page on the Hub shows.")
     progress = open_hub_model(repo, commit or None)
     while True:
         try:
@@ -54,14 +50,13 @@ def open_from_hub(id: str) -> Iterator[str]:
 
 
 def on_open(id: str) -> Iterator[list[Any]]:
-    """Open a model and select it; outputs the list of models and a message."""
+    """Open a model; outputs a message, and its id once it is open."""
     try:
         for message in open_from_hub(id):
-            yield [gr.skip(), paragraph(message)]
-        ready = f"{message.partition('@')[0]} is open. Press Generate."  # the last message is its id
-        yield [gr.update(choices=choices(), value=message), paragraph(ready)]
+            yield [paragraph(message), ""]
+        yield [paragraph(f"{message.partition('@')[0]} is open. Press Generate."), message]  # the last message is its id
     except ValueError as error:
-        yield [gr.skip(), paragraph(str(error))]
+        yield [paragraph(str(error)), ""]
 
 
 def paragraph(text: str) -> str:
@@ -69,20 +64,15 @@ def paragraph(text: str) -> str:
     return f'<p role="status">{escape(text)}</p>'
 
 
-def build(model: gr.Radio) -> None:
+def build() -> None:
     """Lay out the panel below the list of models."""
     with gr.Accordion("Open a model from the Hub", open=False, elem_id="hub"):
-        repo = gr.Textbox(label="Model", placeholder="user/name", max_lines=1, max_length=200, elem_id="hub-id")
+        repo = gr.Textbox(label="Its name on the Hub", placeholder="user/name", max_lines=1, max_length=200, elem_id="hub-id")
         button = gr.Button("Open", elem_id="hub-open")
-        about = paragraph("A small model that was published with this project, up to 100 MB.")
+        about = paragraph("A model that somebody published with this project, of up to 100 MB.")
         message = gr.HTML(about, elem_id="hub-message")
-    gr.on(
-        [button.click, repo.submit],
-        on_open,
-        repo,
-        [model, message],
-        concurrency_limit=2,
-        concurrency_id="hub",
-        api_visibility="private",
-        show_progress="hidden",
-    )
+        opened = gr.Textbox("", visible="hidden", label="Opened model")
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    limits: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "hub"}
+    gr.on([button.click, repo.submit], on_open, repo, [message, opened], **limits, **quiet)
+    opened.change(None, opened, None, js=js_call("picker", "modelOpened"), **quiet)

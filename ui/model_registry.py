@@ -56,14 +56,17 @@ class ModelEntry:
 
     @property
     def label(self) -> str:
-        """Its name, context, size and quality, for the list of models."""
-        if held_out := self.training_log.get("held_out"):
-            at_most = "at most " if self.family.likelihood == "bound" else ""
-            quality = f"{at_most}{held_out['bits_per_character']:.2f} bits per character"
-        else:
-            quality = "from the Hub" if self.commit else "not evaluated"
-        size = f"{_short_number(self.lm.num_parameters)} parameters"
-        return f"{self.lm.name}\nsees {self.lm.context_description} · {size} · {quality}"
+        """What the list of models calls it: the family of a shipped model, and the name of another one."""
+        if self.id not in names():
+            return self.lm.name
+        family = self.family.title.partition(" ")[2]
+        return family[0].upper() + family[1:] + (" on word pieces" if self.lm.tokenizer.unit == "token" else "")
+
+    @property
+    def memory(self) -> str:
+        """How much of a text it uses for the next token, in words."""
+        family = self.family
+        return family.memory(self.lm.model.config) if family.memory else f"sees {self.lm.context_description}"
 
     @property
     def explanation(self) -> str:
@@ -237,8 +240,3 @@ def _training_log(folder: Path, hint: str) -> dict[str, Any]:
     if not isinstance(log, dict):
         raise CheckpointError(f"{path} is missing or damaged; {hint}")
     return log
-
-
-def _short_number(count: int) -> str:
-    """A number as people say it: 4,225 or 2.7 million."""
-    return f"{count / 1e6:.1f} million" if count >= 1e6 else f"{count:,}"

@@ -2,45 +2,71 @@
 
 import threading
 from html import escape
+from string import Template
 from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
 
-from ui import assets, snippets
-from ui.api import generate, list_models, score
+from ui import assets, lessons, routes
+from ui.api import add_endpoint, generate, list_models, score
 from ui.model_registry import default_model
 from ui.model_registry import list_models as list_entries
+from ui.source import source_address
 from ui.splash import SplashMiddleware
-from ui.tabs import morph, write
+from ui.tabs import inside, learn, morph, write
 from ui.theme import theme
 
 TITLE = "From Bigram to GPT"
-HEADLINE = (
-    "Watch tiny language models write, one character at a time. They learned from Shakespeare's plays or from a list of names."
-)
+HEADLINE = "Watch tiny language models write, one character at a time, and see why."
 
 
 def build() -> gr.Blocks:
-    """Build the page. Raises CheckpointError if a model is missing or damaged."""
-    models = list_entries()
+    """Build the page. Raises CheckpointError if a model is missing or damaged, LessonError if a lesson is malformed."""
+    list_entries()
+    lessons.load_lessons()
     page: gr.Blocks
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.HTML(f"<h1>{TITLE}</h1><p>{escape(HEADLINE)}</p>", elem_id="head")
-        with gr.Tab("Write"):
-            write.build(page, models)
-        if latent_models := morph.latent_models():
-            with gr.Tab("Morph") as tab:
-                morph.build(tab, latent_models)
-        limits: dict[str, Any] = {"concurrency_id": "write", "concurrency_limit": write.MAX_RUNS}
-        gr.api(generate, api_name="generate", **limits)
-        gr.api(score, api_name="score", **limits)
-        gr.api(list_models, api_name="list-models", queue=False)
-        foot = gr.HTML("", elem_id="foot")
-        page.load(engines, None, foot, api_visibility="private", show_progress="hidden", queue=False)
+        gr.HTML("", js_on_load=assets.mount("lesson-panel"), apply_default_css=False, elem_id="lesson-panel")
+        with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
+            with _tab("write", "Write"):
+                write.build(page)
+            _script_tab("compare", "Compare")
+            _script_tab("score", "Score")
+            with _tab("inside", "Look inside"):
+                inside.build()
+            if learn.replays():
+                _script_tab("learn", learn.TITLE)
+            _script_tab("turn", "Your turn")
+            _script_tab("lessons", "Lessons")
+            if latent_models := morph.latent_models():
+                with _tab("morph", "Morph") as tab:
+                    morph.build(tab, latent_models)
+        limits: dict[str, Any] = {"concurrency_id": "write", "concurrency_limit": 32}
+        add_endpoint(page, generate, "generate", **limits)
+        add_endpoint(page, score, "score", **limits)
+        add_endpoint(page, list_models, "list-models", queue=False)
+        foot = Template(assets.read("foot.html")).substitute(source=escape(source_address()))
+        gr.HTML(foot, js_on_load=assets.mount("foot"), apply_default_css=False, elem_id="foot")
+        engine_names = gr.HTML("", elem_id="engines")
+        page.load(engines, None, engine_names, api_visibility="private", show_progress="hidden", queue=False)
     threading.Thread(target=engines, daemon=True).start()  # compiles the C kernel on first use, which takes seconds
     page.queue(max_size=64)  # further visitors are refused at once instead of waiting longer
     return page
+
+
+def _tab(name: str, title: str) -> gr.Tab:
+    tab = gr.Tab(title, id=name, elem_id=f"tab-{name}")
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+    tab.select(None, None, None, js=assets.js_call("tabs", "selected", name), **quiet)
+    return tab
+
+
+def _script_tab(name: str, title: str) -> None:
+    """A tab that a script draws: the module of this name, which links call the tab by."""
+    with _tab(name, title):
+        gr.HTML("", js_on_load=assets.mount(name), elem_id=name)
 
 
 def engines() -> str:
@@ -55,7 +81,7 @@ def launch_options() -> dict[str, Any]:
     splash = Middleware(SplashMiddleware, title=TITLE, headline=HEADLINE, prompt=sample["prompt"], text=sample["text"])
     return {
         "theme": theme(),
-        "css_paths": [assets.STYLESHEET],
+        "css_paths": assets.STYLESHEETS,
         "head": assets.head(),
-        "app_kwargs": {"middleware": [splash], "routes": [snippets.route()]},
+        "app_kwargs": {"middleware": [splash], "routes": routes.routes()},
     }

@@ -4,23 +4,30 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, fields, replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+import torch
+
 from gpt import SamplingParams, Sequence
+from gpt.distribution import encode_distribution
+from gpt.sampling import format_forced, parse_forced
 from gpt.tokenizer import name_characters
 from ui.model_registry import get_model
 
 MAX_PROMPT_CHARS = 5_000
-MAX_TEXT_TOKENS = 5_000  # that one text may grow to with Continue
-MIN_RUN_TOKENS, MAX_RUN_TOKENS = 50, 1_000  # that one press of a button generates
+MAX_TEXT_TOKENS = 5_000  # that one text may grow to
+MAX_RUN_TOKENS = 1_000  # that one press of a button generates
 MAX_TEMPERATURE = 2
+MAX_SESSIONS = 64  # texts that are kept; with the shipped models, up to 3.5 MB each. A forgotten one is generated again
+LENGTH = SamplingParams().max_new_tokens
 
-# The parameters of a link, and how to parse them.
-LINK = {
+# The parameters of a link to a text, and how to parse them.
+LINK: dict[str, Callable[[str], Any]] = {
     "model": str,
     "prompt": str,
     "seed": int,
@@ -29,7 +36,13 @@ LINK = {
     "top_k": int,
     "top_p": float,
     "min_p": float,
+    "branch": parse_forced,
 }
+
+
+def replace_invalid(text: str) -> str:
+    """Replace lone surrogates and NUL, which are not valid in JSON or a shell, by U+FFFD, which few models know."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
 
 
 @dataclass(frozen=True)
@@ -47,23 +60,26 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not isinstance(self.prompt, str):
             raise ValueError("The model's name and the prompt must both be text.")
-        unit = get_model(self.model).lm.tokenizer.unit
+        tokenizer = get_model(self.model).lm.tokenizer
+        unit = tokenizer.unit
         if len(self.prompt) > MAX_PROMPT_CHARS:
             raise ValueError(f"This prompt has {len(self.prompt):,} characters; the page takes up to {MAX_PROMPT_CHARS:,}.")
         if self.params.max_new_tokens > MAX_TEXT_TOKENS:
             raise ValueError(f"The length is {self.params.max_new_tokens:,}; a text here has up to {MAX_TEXT_TOKENS:,} {unit}s.")
         if self.params.temperature > MAX_TEMPERATURE:
             raise ValueError(f"The temperature is {self.params.temperature}; here it goes from 0 to {MAX_TEMPERATURE}.")
-        # Lone surrogates and NUL are not valid in JSON or a shell: replace them by U+FFFD, which few models know.
-        valid = self.prompt.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
-        object.__setattr__(self, "prompt", valid)
+        if len(self.params.forced) > MAX_TEXT_TOKENS:
+            raise ValueError(f"This branch has {len(self.params.forced):,} choices; a text here has up to {MAX_TEXT_TOKENS:,}.")
+        if (highest := max((token for _, token in self.params.forced), default=0)) >= len(tokenizer):
+            raise ValueError(f"The branch has token {highest}; those of this model go from 0 to {len(tokenizer) - 1}.")
+        object.__setattr__(self, "prompt", replace_invalid(self.prompt))
         if self.params.seed is None:
             object.__setattr__(self, "params", self.params.seeded())
 
-    def is_same_text(self, other: "GenerationRequest") -> bool:
-        """Whether both generate the same text, apart from its length."""
-        mine, theirs = (replace(request.params, max_new_tokens=0) for request in (self, other))
-        return (self.model, self.prompt, mine) == (other.model, other.prompt, theirs)
+    @property
+    def of_any_length(self) -> "GenerationRequest":
+        """The same request without a length: equal for two lengths of one text."""
+        return replace(self, params=replace(self.params, max_new_tokens=MAX_TEXT_TOKENS))
 
     def query(self, length: int) -> str:
         """The part of a link after its "?", which shows `length` tokens of this text again."""
@@ -71,6 +87,8 @@ class GenerationRequest:
         values: dict[str, Any] = {"model": self.model, "prompt": self.prompt, "seed": self.params.seed, "length": length}
         values["temperature"] = self.params.temperature
         values |= {n: v for n in ("top_k", "top_p", "min_p") if (v := getattr(self.params, n)) != getattr(plain, n)}
+        if self.params.forced:
+            values["branch"] = format_forced(self.params.forced)
         return urlencode(values, errors="replace")
 
     @classmethod
@@ -86,10 +104,12 @@ class GenerationRequest:
             try:
                 values[name] = LINK[name](texts[name])
             except ValueError:
-                kind = "a whole number" if LINK[name] is int else "a number"
+                kinds: dict[object, str] = {int: "a whole number", float: "a number"}
+                kind = kinds.get(LINK[name], "a list such as 12.45,40.3")
                 raise ValueError(f"The {name} is {texts[name][:60]!r}, which is not {kind}.") from None
-        if "length" in values:
-            values["max_new_tokens"] = values.pop("length")
+        for name, parameter in (("length", "max_new_tokens"), ("branch", "forced")):
+            if name in values:
+                values[parameter] = values.pop(name)
         model, prompt = values.pop("model"), values.pop("prompt")
         return cls(model, prompt, SamplingParams(**values))  # which checks each of them itself
 
@@ -100,69 +120,57 @@ class GenerationRequest:
         return {f.name: v for f in fields(params) if (v := getattr(params, f.name)) != f.default or f.name in always}
 
 
-def check_run_tokens(tokens: Any) -> int:
-    """Return `tokens` if one press of a button may generate as many.
+@dataclass(frozen=True)
+class Token:
+    """A generated token as the page shows it.
 
-    Raises:
-        ValueError: In a sentence for the visitor, if not.
+    Attributes:
+        id: Its id.
+        text: What it adds to the text.
+        bits: Its surprisal, -log2 of the model's own probability for it.
+        distribution: What `gpt.distribution.encode_distribution` made of the model's own distribution.
     """
-    if not isinstance(tokens, int) or not MIN_RUN_TOKENS <= tokens <= MAX_RUN_TOKENS:
-        raise ValueError(f"The length is {tokens!r}; it must be a whole number from {MIN_RUN_TOKENS} to {MAX_RUN_TOKENS:,}.")
-    return tokens
+
+    id: int
+    text: str
+    bits: float
+    distribution: bytes
 
 
 class GenerationSession:
-    """A text that grows. It keeps the model's state, so that it continues without reading anything again.
+    """A text that grows while somebody reads it. Any number of visitors may: it is computed once.
 
     It belongs to the page's event loop; the scheduler's thread computes. Only its constructor may run in any thread, and
     should: it tokenizes the prompt, which may take long with a tokenizer that a visitor brought.
 
     Args:
-        request: What to generate.
+        request: What to generate; its length does not matter.
 
     Attributes:
         prompt: What the model reads: in lower case where the model has no capitals.
         unknown_chars: Characters of it that the model does not know; they are skipped.
         prompt_tokens: Its number of tokens.
-        sequence: The model's state after the text so far; None before the first run, and while one is going on.
-        pieces: The text of each token so far.
-        chars_per_second: In the last run.
+        tokens: The text so far.
     """
 
     def __init__(self, request: GenerationRequest) -> None:
-        self.request, self.entry = request, get_model(request.model)
+        self.request, self.entry = request.of_any_length, get_model(request.model)
         self.lm = self.entry.lm
         self.prompt = self.lm.tokenizer.normalize(request.prompt)
         encoded = self.lm.tokenizer.encode(self.prompt)
         self.prompt_tokens, self.unknown_chars = len(encoded.ids), encoded.unknown_chars
-        self.sequence: Sequence | None = None
-        self.pieces: list[str] = []
-        self.nll = 0.0
-        self.chars_per_second = 0.0
-        self.is_running = self.is_released = False
-        self._stop = threading.Event()  # ends the current run; each run has its own, so that none is missed
+        self.tokens: list[Token] = []
+        self._seconds = 0.0  # that they took
+        self._sequence: Sequence | None = None  # the model's state after the tokens
+        self._run: asyncio.Task[None] | None = None
+        self._stop = threading.Event()  # ends the run; each run has its own, so that none is missed
+        self._readers = 0
+        self._changed = asyncio.Event()  # replaced at each change
 
     @property
-    def text(self) -> str:
-        """The text so far, without the prompt."""
-        return "".join(self.pieces)
-
-    @property
-    def remaining(self) -> int:
-        """How many tokens it may still grow by."""
-        return MAX_TEXT_TOKENS - len(self.pieces)
-
-    @property
-    def can_continue(self) -> bool:
-        """Whether the model's state is here; not after its visitor left during a run."""
-        return self.sequence is not None or not self.pieces
-
-    @property
-    def bits_per_character(self) -> float | None:
-        """The mean surprisal of its characters; None for a model whose likelihood of a text has only a bound."""
-        if self.entry.family.likelihood != "exact" or not self.text:
-            return None
-        return self.nll / math.log(2) / len(self.text)
+    def tokens_per_second(self) -> float:
+        """How fast the text was generated so far, next to the texts of other visitors."""
+        return len(self.tokens) / self._seconds if self._seconds else 0.0
 
     def remarks(self) -> list[str]:
         """What the visitor should know about this prompt, in sentences."""
@@ -179,41 +187,71 @@ class GenerationSession:
             remarks.append(f"The model reads the whole prompt, but sees {seen} at a time.")
         return remarks
 
-    def stop(self) -> None:
-        """End the current run, if there is one."""
-        self._stop.set()
+    async def read(self, start: int, end: int) -> AsyncGenerator[list[Token]]:
+        """The tokens from index `start` to before `end`, generated as far as they do not exist.
 
-    def release(self) -> None:
-        """Its visitor left: free the model's state."""
-        self.stop()
-        self.is_released, self.sequence = True, None
-
-    async def run(self, tokens: int) -> AsyncIterator[None]:
-        """Generate up to `tokens` tokens, or until it is stopped.
-
-        Yields when there is something to show: the first character at once, then about 20 times a second, less often
-        with many visitors.
-
-        Raises:
-            ValueError: If a run is going on already, as after a double click.
+        Yields when there is something to show, at once and then about 10 times a second. When the last reader leaves, the
+        text stops growing.
         """
-        if self.is_running:
-            raise ValueError("This text is still being written; press Stop first.")
-        self.is_running, self._stop = True, threading.Event()
+        self._readers += 1
         try:
-            started, characters = time.perf_counter(), 0
-            params = replace(self.request.params, max_new_tokens=MAX_TEXT_TOKENS)
-            sequence, self.sequence = self.sequence, None  # the scheduler owns it until the stream ends
-            if sequence is None:
-                sequence = await asyncio.to_thread(self.lm.prefill, self.request.prompt, params)
-            stream = self.entry.scheduler.stream(sequence, min(tokens, self.remaining), self._stop)
-            async with aclosing(stream) as batches:
-                async for steps in batches:
-                    self.pieces += [step.text for step in steps]
-                    self.nll -= sum(step.logprob for step in steps)
-                    characters += sum(len(step.text) for step in steps)
-                    self.chars_per_second = characters / max(time.perf_counter() - started, 1e-6)
-                    yield
-            self.sequence = None if self.is_released else sequence
+            while start < end:
+                if start < len(self.tokens):
+                    yield self.tokens[start:end]
+                    start = min(end, len(self.tokens))
+                    continue
+                if self._run is None or self._run.done():
+                    self._run = asyncio.create_task(self._extend(end))
+                run = self._run
+                await self._changed.wait()
+                if run.done():
+                    await run  # raises its error
         finally:
-            self.is_running = False
+            self._readers -= 1
+            if not self._readers:
+                self._stop.set()
+
+    async def _extend(self, end: int) -> None:
+        """Generate tokens up to index `end`, or until it is stopped."""
+        self._stop = threading.Event()
+        last = time.perf_counter()
+        try:
+            if (sequence := self._sequence) is None:
+                self.tokens, self._seconds = [], 0.0
+                sequence = await asyncio.to_thread(self.lm.prefill, self.request.prompt, self.request.params)
+            self._sequence = None  # the scheduler owns it until the stream ends
+            async with aclosing(self.entry.scheduler.stream(sequence, end - len(self.tokens), self._stop)) as batches:
+                async for steps in batches:
+                    encoded = encode_distribution(torch.stack([step.logits for step in steps]))
+                    size = len(encoded) // len(steps)
+                    for i, step in enumerate(steps):
+                        bits, distribution = -step.logprob / math.log(2), encoded[i * size : (i + 1) * size]
+                        self.tokens.append(Token(step.token_id, step.text, bits, distribution))
+                    now = time.perf_counter()
+                    self._seconds, last = self._seconds + now - last, now
+                    self._notify()
+            self._sequence = sequence
+        finally:
+            asyncio.get_running_loop().call_soon(self._notify)  # once this task is done
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+class SessionStore:
+    """The texts that were read last, so that a text is continued, reloaded or shared without computing it again."""
+
+    def __init__(self) -> None:
+        self._sessions: OrderedDict[GenerationRequest, GenerationSession] = OrderedDict()
+
+    async def get(self, request: GenerationRequest) -> GenerationSession:
+        """The session of a request, which belongs to everybody who asks for the same text."""
+        key = request.of_any_length
+        if key not in self._sessions:
+            session = await asyncio.to_thread(GenerationSession, request)
+            self._sessions.setdefault(key, session)
+        self._sessions.move_to_end(key)
+        while len(self._sessions) > MAX_SESSIONS:
+            self._sessions.popitem(last=False)
+        return self._sessions[key]

@@ -1,8 +1,8 @@
-"""Gradio's theme in the page's colours and typefaces, which are CSS variables in `ui/static/colors.css`."""
+"""Gradio's theme in the page's colors and typefaces, which are CSS variables in `ui/static/colors.css`."""
 
 import gradio as gr
 
-# Settings of Gradio's theme that take a colour, which `light-dark()` in the variable makes right for both schemes.
+# Settings of Gradio's theme that take a color, which `light-dark()` in the variable makes right for both schemes.
 COLORS = {
     "background": ["body_background_fill"],
     "surface": ["input_background_fill"],
@@ -24,7 +24,7 @@ COLORS = {
 
 
 def theme() -> gr.themes.Base:
-    """One typeface for the page, one accent colour, light and dark."""
+    """One typeface for the page, one accent color, light and dark."""
     colors = {name: f"var(--app-{color})" for color, names in COLORS.items() for name in names}
     colors |= {"block_background_fill": "transparent", "checkbox_label_background_fill": "transparent"}
     return gr.themes.Base(

@@ -18,15 +18,18 @@ from ui.model_registry import ModelEntry, get_model, list_models
 MAX_LINE_CHARS = 64
 STEPS = 9  # lines of an interpolation, both ends included
 SAMPLES = 24  # new names at once, or half as many longer lines
-NEIGHBOURS = 12
+NEIGHBORS = 12
 SHORT_CHARS = 16  # lines up to this length are shown in two columns
 MIN_DISTANCE, MAX_DISTANCE = 0.4, 2.0  # standard deviations of the noise around a latent vector
-# By data set: two lines to begin with, and the distance of neighbours of the first.
-EXAMPLES = {"names": ("emma", "oliver", 1.0), "shakespeare": ("Give me your hand.", "What is the matter?", 0.6)}
+# By data set: two lines to begin with, the distance of neighbors of the first, what a line is called, and what the text is.
+EXAMPLES = {
+    "names": ("emma", "oliver", 1.0, "name", "Names"),
+    "shakespeare": ("Give me your hand.", "What is the matter?", 0.6, "line", "Lines of Shakespeare's plays"),
+}
 GREEDY = SamplingParams(temperature=0, max_new_tokens=MAX_LINE_CHARS)
 ABOUT = (
-    "This model turns each line into a few dozen numbers, which are the coordinates of a point, and any point back into a line. "
-    "So it can make up new lines, and lines that lie between two others."
+    "This model, a VAE, turns each line into 32 numbers, which are the coordinates of a point, and any point back into a line. "
+    "Points between two lines give lines in between, points nearby give similar ones, and random points give new ones."
 )
 
 
@@ -65,7 +68,7 @@ def list_html(lines: Sequence[str], highlighted: int = -1) -> str:
         for i, line in enumerate(lines)
     )
     classes = "lines short" if is_short(lines) else "lines"
-    return f'<ul class="{classes}" role="status">{items}</ul>'
+    return f'<div role="status"><ul class="{classes}">{items}</ul></div>'
 
 
 def on_sample(id: str) -> str:
@@ -81,7 +84,7 @@ def on_sample(id: str) -> str:
 
 
 def on_reconstruct(id: str, line: str, distance: float) -> str:
-    """The reconstruction of a line, and its neighbours in the latent space."""
+    """The reconstruction of a line, and its neighbors in the latent space."""
     try:
         lm = get_latent_model(id)
         z = encode(lm, line)
@@ -89,9 +92,9 @@ def on_reconstruct(id: str, line: str, distance: float) -> str:
             raise ValueError(f"The distance goes from {MIN_DISTANCE} to {MAX_DISTANCE}.")
     except ValueError as error:
         return paragraph(str(error))
-    back, *around = lm.decode_all([z, *(z + distance * torch.randn_like(z) for _ in range(NEIGHBOURS))], GREEDY)
+    back, *around = lm.decode_all([z, *(z + distance * torch.randn_like(z) for _ in range(NEIGHBORS))], GREEDY)
     others = [line for line in dict.fromkeys(around) if line != back]
-    result = f"It comes back as {f'“{back}”' if back else 'nothing'}. Lines around it:"
+    result = f"It comes back as {f'“{back}”' if back else 'nothing'}. Around it:"
     return paragraph(result) + list_html(others or [back])
 
 
@@ -115,35 +118,37 @@ def build(tab: gr.Tab, models: list[ModelEntry]) -> None:
         tab: The tab.
         models: The models with a latent space, at least one.
     """
-    examples = {e.id: EXAMPLES.get(e.training_log.get("data", {}).get("name", ""), ("", "", 1.0)) for e in models}
-    first, second, near = examples[models[-1].id]
+    examples = {
+        e.id: EXAMPLES.get(e.training_log.get("data", {}).get("name", ""), ("", "", 1.0, "line", e.label)) for e in models
+    }
+    first, second, near, noun, _ = examples[models[-1].id]
     with gr.Column(elem_id="morph"):
         gr.HTML(f"<p>{ABOUT}</p>", elem_classes="about")
-        labels = [(entry.label, entry.id) for entry in models]
-        several = len(models) > 1
-        model = gr.Radio(labels, value=models[-1].id, label="Model", elem_id="spaces", elem_classes="models", visible=several)
+        choices = [(title, id) for id, (*_, title) in examples.items()]
+        model = gr.Dropdown(
+            choices, value=models[-1].id, label="Text", filterable=False, elem_id="spaces", visible=len(models) > 1
+        )
         with gr.Row():
             with gr.Column(min_width=300):
-                gr.HTML("<h2>From one line to another</h2>")
+                gr.HTML(f"<h2>Walk from any <span class='noun'>{noun}</span> to any other</h2>")
                 a = gr.Textbox(first, label="From", max_lines=1, max_length=MAX_LINE_CHARS, elem_id="from")
                 b = gr.Textbox(second, label="To", max_lines=1, max_length=MAX_LINE_CHARS, elem_id="to")
-                position = gr.Slider(
-                    0, 1, 0.5, step=1 / (STEPS - 1), label="Position", info="0 = the first, 1 = the second", elem_id="position"
-                )
+                info = "0 = the first, 0.5 = halfway, 1 = the second"
+                position = gr.Slider(0, 1, 0.5, step=1 / (STEPS - 1), label="Position", info=info, elem_id="position")
                 interpolation = gr.HTML("", elem_id="interpolation")
             with gr.Column(min_width=300):
-                gr.HTML("<h2>Around a line</h2>")
-                line = gr.Textbox(first, label="Line", max_lines=1, max_length=MAX_LINE_CHARS, elem_id="line")
-                info = "how far around it to look"
+                gr.HTML("<h2>Explore around one</h2>")
+                line = gr.Textbox(first, label="Start", max_lines=1, max_length=MAX_LINE_CHARS, elem_id="line")
+                info = "How far around it to look"
                 distance = gr.Slider(MIN_DISTANCE, MAX_DISTANCE, near, step=0.1, label="Distance", info=info, elem_id="distance")
-                look = gr.Button("Look around", elem_id="look")
+                look = gr.Button("Explore", elem_id="look")
                 around = gr.HTML("", elem_id="around")
             with gr.Column(min_width=300):
-                gr.HTML("<h2>New lines</h2>")
-                sample = gr.Button("Make new lines", variant="primary", elem_id="sample")
+                gr.HTML(f"<h2>Invent <span class='noun'>{noun}</span>s</h2>")
+                sample = gr.Button("Invent", variant="primary", elem_id="sample")
                 samples = gr.HTML("", elem_id="samples")
     options: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 4}
-    picked = model.change(None, model, [a, b, line, distance], js=js_call("morphExamples", examples), **options)
+    picked = model.change(None, model, [a, b, line, distance], js=js_call("morph", "exampleOf", examples), **options)
     for triggers, handler, inputs, output in (
         ([a.submit, b.submit, a.blur, b.blur, position.input], on_interpolate, [model, a, b, position], interpolation),
         ([line.submit, look.click, distance.release], on_reconstruct, [model, line, distance], around),
