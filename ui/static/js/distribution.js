@@ -1,0 +1,226 @@
+/**
+ * The distribution of one token: a row for each candidate, with the model's own probability and the one after temperature and
+ * filters. Rows are created once and changed in place, without reading the layout, so that it can follow a text being written.
+ */
+
+import { applyFilters, applyFiltersToTop, likeliestFirst, NEUTRAL } from "./sampling.js";
+import { formatPercent, nameToken, quote, showWhitespace } from "./text.js";
+
+const ORDERS = ["probability", "alphabet"];
+const SHORT_ROWS = 15; // in a narrow column, until the visitor asks for all; distribution.css has the same number
+const NARROW_PX = 480; // not a container query, which Gradio drops from style sheets
+const collator = new Intl.Collator("en");
+let order = ORDERS[0]; // of all distributions of the page; the choice lasts until the page is left
+
+/**
+ * @typedef {object} Shown
+ * @property {string[]} names The text of each token of the vocabulary.
+ * @property {ArrayLike<number>} bits -log2 p of all tokens, or of those in `ids`.
+ * @property {ArrayLike<number> | null} [ids] Token ids of `bits`; null for the whole vocabulary.
+ * @property {number | null} [rest] -log2 p of all other tokens together.
+ * @property {import("./sampling.js").Params} params
+ * @property {number} [chosen] The token that the text goes on with.
+ * @property {string} [context] The text before it, or its end; quoted in the sentence above.
+ */
+
+/**
+ * Fill an element with an empty distribution.
+ * @param {HTMLElement} element
+ * @param {object} [options]
+ * @param {(tokenId: number) => void} [options.onPick] Called when a visitor picks a candidate; without it rows are no buttons.
+ * @param {string} [options.label] The name of the list for screen readers.
+ */
+export function createDistribution(element, { onPick, label = "Candidates for the next character" } = {}) {
+  const sentence = create("p", "distribution-sentence");
+  const [before, token, after] = [create("span"), create("b"), create("span")];
+  const toolbar = create("div", "distribution-toolbar");
+  const legend = create("span", "distribution-legend");
+  const sorting = create("span", "distribution-sorting", "Sort by ");
+  const list = create("div", "distribution-rows");
+  legend.append(create("span", "own-key", "the model"), create("span", "shaped-key", "with your settings"));
+  const showAll = create("button", "distribution-show-all");
+  showAll.type = "button";
+  showAll.addEventListener("click", expand);
+  sentence.append(before, token, after);
+  sorting.setAttribute("role", "group");
+  list.setAttribute("role", "group");
+  list.setAttribute("aria-label", label);
+  toolbar.append(legend, sorting);
+  element.classList.add("distribution", "short");
+  element.replaceChildren(sentence, toolbar, list, showAll);
+
+  new ResizeObserver(([{ contentRect }]) => element.classList.toggle("narrow", contentRect.width <= NARROW_PX)).observe(element);
+
+  const rows = [];
+  let shown = null; // what `show` was called with
+  let indexes = []; // of the candidate in each row
+  let current = 0; // the row with the Tab stop
+
+  const orderButtons = ORDERS.map((name) => {
+    const button = create("button", "", name);
+    button.type = "button";
+    button.addEventListener("click", () => {
+      order = name;
+      if (name === "alphabet") expand(); // the first letters say nothing
+      if (shown) draw();
+    });
+    return button;
+  });
+  sorting.append(...orderButtons);
+
+  function addRow() {
+    const row = create(onPick ? "button" : "div", "candidate");
+    const cells = { name: "name", bars: "bars", own: "own", shaped: "shaped", state: "visually-hidden" };
+    for (const [cell, className] of Object.entries(cells)) cells[cell] = create("span", className);
+    const ownBar = create("span", "own-bar");
+    const shapedBar = create("span", "shaped-bar");
+    cells.bars.append(ownBar, shapedBar);
+    row.append(...Object.values(cells));
+    if (onPick) {
+      row.type = "button";
+      row.tabIndex = -1;
+    }
+    list.append(row);
+    rows.push({ row, ...cells, ownBar, shapedBar });
+  }
+
+  /** Show all rows in a narrow column, too. */
+  function expand() {
+    element.classList.remove("short");
+  }
+
+  function setCurrent(index) {
+    if (!onPick || rows.length === 0) return;
+    rows[current].row.tabIndex = -1;
+    current = index;
+    rows[current].row.tabIndex = 0;
+  }
+
+  /** Indexes of the candidates in the order of the visitor. */
+  function sorted() {
+    const { bits, ids, names } = shown;
+    if (order === "probability") return ids ? Array.from(ids, (_, i) => i) : likeliestFirst(Array.from(bits, (value) => -value));
+    const name = (i) => names[ids ? ids[i] : i];
+    return Array.from(bits, (_, i) => i).sort((a, b) => collator.compare(name(a), name(b)) || a - b);
+  }
+
+  function filtered(params) {
+    const { bits, rest = null, names } = shown;
+    return rest === null ? applyFilters(bits, params) : applyFiltersToTop(bits, rest, names.length, params);
+  }
+
+  function draw() {
+    const { bits, ids = null, rest = null, names, params, chosen } = shown;
+    const own = filtered(NEUTRAL).probs;
+    const { probs, removedBy } = filtered(params);
+    const idOf = (i) => (ids ? ids[i] : i);
+    indexes = sorted();
+    if (rest !== null) indexes.push(bits.length);
+    while (rows.length < indexes.length) addRow();
+    rows.forEach(({ row }, i) => {
+      row.hidden = i >= indexes.length;
+    });
+    indexes.forEach((index, i) => {
+      const isRest = index === bits.length;
+      const { row, name, ownBar, shapedBar, ...cells } = rows[i];
+      const isChosen = isRest ? chosen !== undefined && !ids.includes(chosen) : idOf(index) === chosen;
+      const text = isRest ? `${names.length - bits.length} others` : names[idOf(index)];
+      setText(name, isRest ? text : nameToken(text));
+      name.classList.toggle("is-named", isRest || nameToken(text) !== showWhitespace(text));
+      setText(cells.own, formatPercent(own[index]));
+      setText(cells.shaped, removedBy[index]?.replace("temperature", "temp.") ?? formatPercent(probs[index]));
+      setText(cells.state, [removedBy[index] && "removed", isChosen && "chosen"].filter(Boolean).join(", "));
+      ownBar.style.transform = `scaleX(${own[index]})`;
+      shapedBar.style.transform = `scaleX(${probs[index]})`;
+      row.classList.toggle("removed", removedBy[index] !== null);
+      row.classList.toggle("chosen", isChosen);
+      row.classList.toggle("rest", isRest);
+      row.title = removedBy[index] ? `removed by ${removedBy[index]}` : "";
+      if (onPick) row.disabled = isRest;
+    });
+    orderButtons.forEach((button, i) => {
+      button.setAttribute("aria-pressed", String(ORDERS[i] === order));
+    });
+    setCurrent(Math.min(current, bits.length - 1));
+    setText(showAll, `Show all ${indexes.length}`);
+    showAll.hidden = indexes.length <= SHORT_ROWS;
+    describe(own, probs, removedBy);
+    element.classList.toggle("has-pieces", ids !== null); // their names are longer
+    element.classList.remove("empty");
+  }
+
+  /** Write the sentence above: what the model gives the chosen token, or else the likeliest. */
+  function describe(own, probs, removedBy) {
+    const { bits, ids, names, chosen, context } = shown;
+    let index = likeliestFirst(Array.from(bits, (value) => -value))[0];
+    if (chosen !== undefined) index = ids ? ids.indexOf(chosen) : chosen;
+    const verb = index < 0 ? "gives less than to each of the pieces below to" : "gives";
+    setText(before, context ? `After ${quote(context)} the model ${verb} ` : `At the start the model ${verb} `);
+    setText(token, nameToken(names[index < 0 ? chosen : ids ? ids[index] : index]));
+    const shaped = removedBy[index] ? `${removedBy[index]} removes it` : `it has ${formatPercent(probs[index] ?? 0)}`;
+    setText(after, index < 0 ? "." : ` ${formatPercent(own[index])}; with your settings ${shaped}.`);
+  }
+
+  list.addEventListener("click", (event) => {
+    const i = rows.findIndex(({ row }) => row.contains(event.target));
+    const index = indexes[i];
+    if (!onPick || i < 0 || index === shown.bits.length) return;
+    setCurrent(i);
+    onPick(shown.ids ? shown.ids[index] : index);
+  });
+  list.addEventListener("keydown", (event) => {
+    const last = shown ? shown.bits.length - 1 : 0;
+    const to = {
+      ArrowUp: current - 1,
+      ArrowLeft: current - 1,
+      ArrowDown: current + 1,
+      ArrowRight: current + 1,
+      Home: 0,
+      End: last,
+    };
+    if (!onPick || !(event.key in to)) return;
+    event.preventDefault();
+    expand();
+    setCurrent(Math.max(0, Math.min(to[event.key], last)));
+    rows[current].row.focus();
+  });
+
+  const component = {
+    element,
+
+    /** @param {Shown} distribution */
+    show(distribution) {
+      shown = { ids: null, rest: null, ...distribution };
+      draw();
+    },
+
+    /** Show what other settings would do to the same distribution. */
+    setParams(params) {
+      if (!shown) return;
+      shown.params = params;
+      draw();
+    },
+
+    /** Show a message in place of a distribution. */
+    clear(message = "") {
+      shown = null;
+      setText(before, message);
+      setText(token, "");
+      setText(after, "");
+      element.classList.add("empty");
+    },
+  };
+  component.clear();
+  return component;
+}
+
+function create(tag, className = "", text = "") {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  element.textContent = text;
+  return element;
+}
+
+function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
