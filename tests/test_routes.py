@@ -144,7 +144,7 @@ def test_programs_of_a_text(client):
 
 def test_static_files_are_revalidated(client):
     answer = client.get("/page/static/js/api.js")
-    assert answer.headers["content-type"].startswith("text/javascript")
+    assert "javascript" in answer.headers["content-type"]  # text/ or application/, as the machine's table of types says
     assert answer.headers["cache-control"] == "no-cache"
     again = client.get("/page/static/js/api.js", headers={"If-None-Match": answer.headers["etag"]})
     assert again.status_code == 304

@@ -46,10 +46,13 @@ def test_text_does_not_depend_on_the_other_clients():
 
 def start_together(scheduler, tokens, monkeypatch):
     """Texts of clients that all arrive before the first step; returns the batch sizes of the steps, and the texts."""
-    arrived, sizes, step = threading.Event(), [], BatchGenerator.step
+    arrived, sizes, admit, step = threading.Event(), [], BatchScheduler._admit, BatchGenerator.step
 
-    def held_step(self):
+    def held_admit(self):
         arrived.wait()
+        return admit(self)
+
+    def recorded_step(self):
         sizes.append(len(self.sequences))
         return step(self)
 
@@ -61,14 +64,15 @@ def start_together(scheduler, tokens, monkeypatch):
         return await texts
 
     with monkeypatch.context() as patch:
-        patch.setattr(BatchGenerator, "step", held_step)
+        patch.setattr(BatchScheduler, "_admit", held_admit)
+        patch.setattr(BatchGenerator, "step", recorded_step)
         texts = run(clients())
-    return sizes[1:], texts  # the first client may be alone in the first step
+    return sizes, texts
 
 
 def test_all_requests_are_stepped_in_one_batch(monkeypatch):
     scheduler = BatchScheduler(LM)
-    sizes, _ = start_together(scheduler, [11, 20, 30], monkeypatch)
+    sizes, _ = start_together(scheduler, [10, 20, 30], monkeypatch)
     assert sizes == [3] * 10 + [2] * 10 + [1] * 10
     wait_until(lambda: is_idle(scheduler))
 
