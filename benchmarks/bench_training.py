@@ -10,7 +10,7 @@ some after it, and their median is scaled; `--full` makes all steps and scores t
 from as much text, both are scored in windows of the recipe's 64 characters; for ours, the loss in its own windows is shown too.
 
 Prints a table and writes JSON. It is not a test. Run it on an idle machine: two threads wait for each other at every operation,
-so one busy neighbour slows either side down tenfold. One thread is less sensitive.
+so one busy neighbor slows either side down tenfold. One thread is less sensitive.
 """
 
 import argparse
@@ -61,7 +61,7 @@ class Block(nn.Module):
 
 
 class NanoGPT(nn.Module):
-    """The shape of GPT-2 without biases, the head tied to the embeddings, initialised as in nanoGPT."""
+    """The shape of GPT-2 without biases, the head tied to the embeddings, initialized as in nanoGPT."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()

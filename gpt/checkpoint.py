@@ -224,7 +224,7 @@ def open_folder(
 
 
 class skip_init(TorchFunctionMode):  # noqa: N801 (named after torch.nn.utils.skip_init)
-    """Build a model without initialising its parameters.
+    """Build a model without initializing its parameters.
 
     Random numbers on the device "meta" make PyTorch import torch._dynamo and sympy, which takes as long as torch itself.
     """
@@ -234,7 +234,7 @@ class skip_init(TorchFunctionMode):  # noqa: N801 (named after torch.nn.utils.sk
     )  # fmt: skip
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Return the tensor unchanged where `func` would initialise it."""
+        """Return the tensor unchanged where `func` would initialize it."""
         kwargs = kwargs or {}
         if func in self.functions:
             return args[0] if args else kwargs["tensor"]

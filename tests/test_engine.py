@@ -322,10 +322,10 @@ def test_without_a_compiler(lm, expected, cache_dir, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize(
-    "behaviour", ["echo broken >&2; exit 1", "exit 0", "kill -9 $$", 'echo no library > "$(echo "$@" | cut -d" " -f11)"']
+    "behavior", ["echo broken >&2; exit 1", "exit 0", "kill -9 $$", 'echo no library > "$(echo "$@" | cut -d" " -f11)"']
 )
-def test_with_a_broken_compiler(lm, expected, cache_dir, tmp_path, monkeypatch, capfd, behaviour):
-    monkeypatch.setenv("CC", write_script(tmp_path / "broken", behaviour))
+def test_with_a_broken_compiler(lm, expected, cache_dir, tmp_path, monkeypatch, capfd, behavior):
+    monkeypatch.setenv("CC", write_script(tmp_path / "broken", behavior))
     check_fallback(lm, expected)
     assert capfd.readouterr() == ("", "")
     assert not [path for path in cache_dir.iterdir() if not path.name.startswith("engine-")]  # no partial files

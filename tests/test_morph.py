@@ -1,4 +1,4 @@
-"""The tab Morph: interpolation, neighbours and samples in the latent space of a VAE."""
+"""The tab Morph: interpolation, neighbors and samples in the latent space of a VAE."""
 
 import re
 
@@ -28,7 +28,7 @@ def test_position_highlights_a_line(position, index):
     assert highlighted == lines_of(html)[index]
 
 
-def test_line_is_reconstructed_with_its_neighbours():
+def test_line_is_reconstructed_with_its_neighbors():
     html = on_reconstruct("vae-names", "emma", 1.5)
     assert "It comes back as “emma”." in html
     assert "emma" not in lines_of(html)

@@ -125,12 +125,12 @@ def render_loss_curve(facts: Facts, width: int = 640, height: int = 320) -> str:
         for tick in ticks
         for y in [position(0, tick)[1]]
     ]
-    for side, label, colour in (("train", "train", "#999"), ("held_out", "held out", "#b3471d")):
+    for side, label, color in (("train", "train", "#999"), ("held_out", "held out", "#b3471d")):
         points = [position(point["step"], point[side]) for point in curve]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<circle cx="{points[-1][0]:.1f}" cy="{points[-1][1]:.1f}" r="3" fill="{colour}"/>')
-        parts.append(f'<text x="{points[-1][0] + 8:.1f}" y="{points[-1][1] + 4:.1f}" fill="{colour}">{label}</text>')
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="2"/>')
+        parts.append(f'<circle cx="{points[-1][0]:.1f}" cy="{points[-1][1]:.1f}" r="3" fill="{color}"/>')
+        parts.append(f'<text x="{points[-1][0] + 8:.1f}" y="{points[-1][1] + 4:.1f}" fill="{color}">{label}</text>')
     parts.append(f'<text x="{right}" y="{bottom + 26}" text-anchor="end">{last:,} steps</text>')
     parts.append(f'<text x="{left}" y="{bottom + 26}">nats per {_unit(facts)}</text>')
     title = escape(f"Loss of {facts['kind']} on {facts['data']['name']}")

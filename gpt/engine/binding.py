@@ -28,7 +28,7 @@ from gpt.models.transformer import GPT, RotatingKVCache
 
 SOURCE = Path(__file__).with_name("kernel.c")
 COMPILERS = ("cc", "gcc", "clang")
-# The last two flags let the compiler vectorise loops with exp and max. None of them lets it reorder a sum.
+# The last two flags let the compiler vectorize loops with exp and max. None of them lets it reorder a sum.
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math")
 COMPILE_TIMEOUT_S = 60  # compiling takes one or two
 

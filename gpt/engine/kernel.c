@@ -184,7 +184,7 @@ static void weighted_sum(float *y, const float *p, const float *v, int64_t count
     }
 }
 
-/* exp(x) as 2^k times a polynomial of the remainder (Cephes' expf). Compilers vectorise it, unlike the C library's. */
+/* exp(x) as 2^k times a polynomial of the remainder (Cephes' expf). Compilers vectorize it, unlike the C library's. */
 INLINE float fast_exp(float x) {
     union {
         float value;

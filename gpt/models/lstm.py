@@ -74,7 +74,7 @@ class LSTM(CausalLM):
         self.lstm = nn.LSTM(size, size, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
         self.dropout = nn.Dropout(dropout)
         self.lm_head = nn.Linear(size, config.vocab_size)
-        with torch.no_grad():  # Initialise the forget-gate bias to 1 (Jozefowicz et al. 2015).
+        with torch.no_grad():  # Initialize the forget-gate bias to 1 (Jozefowicz et al. 2015).
             for layer in range(layers):
                 getattr(self.lstm, f"bias_ih_l{layer}")[size : 2 * size] = 1.0
 
