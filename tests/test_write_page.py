@@ -79,6 +79,7 @@ def test_stop_keeps_exactly_what_is_visible_and_continue_goes_on_from_there(visi
     first.generate()
     first.until(lambda: first.length > 20, "some characters")
     first.page.click("#stop")
+    first.until(lambda: first.status.startswith("Stopped"), "the end of the text")
     stopped = first.text
     first.page.wait_for_timeout(1000)
     assert first.text == stopped
