@@ -85,8 +85,6 @@ LAUNCH: dict[str, Any] = {
     "footer_links": ["api"],
     "run_history": False,  # nothing that a visitor does is stored, not even in their browser
     "max_file_size": 1,  # byte: there is nothing to upload here
-    # Texts that can be continued, up to 2.4 MB each with the shipped models; a forgotten one is generated again.
-    "state_session_capacity": 64,
     "max_threads": 64,  # for what the schedulers' threads do not do: links, models from the Hub, the tab Morph
     "ssr_mode": False,
 }

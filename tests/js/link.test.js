@@ -44,7 +44,7 @@ test("paramsOf takes what a link leaves out from the defaults", () => {
   assert.deepEqual(link.paramsOf({}), { temperature: 0.8, topK: 0, topP: 1, minP: 0 });
 });
 
-test("updateAddress keeps what it is not told to change, and Gradio's theme", (t) => {
+test("updateAddress keeps the names that it does not get, and Gradio's theme", (t) => {
   const calls = [];
   const stub = (name, value) => {
     const saved = Object.getOwnPropertyDescriptor(globalThis, name);

@@ -46,7 +46,7 @@ const GO_ON = "Press Continue to go on from here.";
 const COPIED_MS = 1500;
 
 let view; // the elements, once Gradio drew the page
-const drawn = new Promise((resolve) => {
+const whenDrawn = new Promise((resolve) => {
   view = resolve;
 });
 const visit = createHistory(); // its texts have model, query, prompt, unknownChars, remarks, tokens, and at: the selected token
@@ -98,7 +98,7 @@ export const mount = (element) => {
 
 /** The page has loaded: show the text of the link, or the sample of the model. */
 export const start = async (...inputs) => {
-  await drawn;
+  await whenDrawn;
   controls = byName(inputs);
   const { tab } = fromQuery(location.search);
   if (tab) openTab(tab);
@@ -129,7 +129,7 @@ export const stop = () => {
 
 /** A control was changed: re-shape the distribution. */
 export const settingsChanged = async (...inputs) => {
-  await drawn;
+  await whenDrawn;
   controls = byName(inputs);
   view.distribution.setParams(paramsOf(controls));
   if (text()) view.setNote(otherSettings(text(), controls));
@@ -140,7 +140,7 @@ export const settingsChanged = async (...inputs) => {
  * @param {string} query
  */
 export const showLink = async (query) => {
-  await drawn;
+  await whenDrawn;
   openTab("write");
   const node = findNode(query);
   if (node) show(node, true);
