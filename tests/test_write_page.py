@@ -500,6 +500,7 @@ def test_restart_of_the_server_keeps_the_text_and_the_link(chromium):
         first.generate("HAMLET:")
         first.until(lambda: first.length > 5, "some characters")
     first.page.click("#stop")
+    first.until(lambda: first.status.startswith("Stopped"), "the end of the text")
     stopped = first.text
     first.page.click("#continue")
     first.until(lambda: first.status.startswith("The server does not answer."), "a sentence")
