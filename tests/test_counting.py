@@ -2,15 +2,16 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from gpt import NGram, Tokenizer, load
+from gpt import Bigram, BigramConfig, NGram, Tokenizer, load
 from gpt.models.ngram import count_ngrams, discounts
-from train.counting import FIT_FUNCTIONS, fit_ngram
-from train.data import TextDataset, TokenizedDataset, concatenate, split_documents
-from train.evaluate import evaluate
+from train.counting import ADD_K_GRID, FIT_FUNCTIONS, fit_baselines, fit_bigram, fit_ngram, ngram_nll, pair_nll
+from train.data import TextDataset, TokenizedDataset, concatenate, load_dataset, split_documents
+from train.evaluate import evaluate, token_nll
 from train.runs import fit_counts
 from train.tokenizers import tokenize
 from train.trainer import EndEvent, EvalEvent
@@ -46,6 +47,36 @@ def test_the_held_out_part_changes_nothing(data):
     )
     assert facts == same_facts
     assert torch.equal(one.probs, two.probs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["names", "shakespeare"])
+def test_the_shipped_ngrams_are_counted_again(name):
+    tokenized, facts = tokenize(load_dataset(name)), json.loads(Path(f"weights/ngram-{name}/training.json").read_text())
+    model, again = fit_ngram(tokenized)
+    shipped = load(f"ngram-{name}").model
+    assert (again["order"], again["singleton_cutoff"]) == (facts["order"], facts["singleton_cutoff"])
+    assert torch.equal(model.ngram_ids, shipped.ngram_ids)
+    assert torch.equal(model.probs, shipped.probs)
+
+
+def test_targets_are_looked_up_as_they_are_predicted(tokenized):
+    model, _ = fit_ngram(tokenized)
+    for documents in (tokenized.held_out, tokenized.train):  # the training text is longer than a window
+        assert torch.allclose(ngram_nll(model, documents), token_nll(model, documents), atol=1e-5)
+
+
+def test_the_k_of_a_bigram_is_the_best_on_the_last_tenth_of_the_training_documents(tokenized):
+    counted, validation = split_documents(tokenized.train)
+    model = Bigram(BigramConfig(len(tokenized.tokenizer), tokenized.eos_token_id))
+    losses = {k: evaluate(model.fit_counts(concatenate(counted), k), validation).nats_per_token for k in ADD_K_GRID}
+    assert pair_nll(model, concatenate(validation)) == pytest.approx(losses[ADD_K_GRID[-1]])
+    assert fit_bigram(tokenized)[1]["k"] == min(losses, key=losses.get)
+
+
+def test_baselines_are_measured_on_the_held_out_part(tokenized):
+    for each in fit_baselines(tokenized).values():
+        assert each.nll.mean().item() == pytest.approx(evaluate(each.model, tokenized.held_out).nats_per_token, abs=1e-5)
 
 
 @pytest.mark.slow

@@ -113,12 +113,9 @@ class NGram(CausalLM):
         """
         all_ids, all_probs = [], []
         for n, (digits, count) in enumerate(counts, start=1):
-            _, context, size = torch.unique_consecutive(digits // vocab_size, return_inverse=True, return_counts=True)
-            total = torch.zeros(len(size), dtype=torch.long).index_add_(0, context, count)
-            probs = (count - discounts(count)[count.clamp(max=3) - 1]) / total[context]  # float64
             keep = count > 1 if n > singleton_cutoff else torch.ones_like(count, dtype=torch.bool)
             all_ids.append(digits[keep] + first_ngram_id(vocab_size, n))
-            all_probs.append(_round_down(probs[keep]))
+            all_probs.append(discounted_probs(digits, count, vocab_size)[keep])
         ngram_ids, probs = torch.cat(all_ids), torch.cat(all_probs)
         model = cls(NGramConfig(vocab_size, len(counts), len(ngram_ids), eos_token_id))
         model.load_state_dict({"ngram_ids": ngram_ids, "probs": probs})
@@ -166,25 +163,54 @@ def count_ngrams(ids: Tensor, vocab_size: int, order: int, eos_token_id: int | N
     Raises:
         ValueError: If the order is out of range for this vocabulary.
     """
+    plain, continuation = count_all_ngrams(ids, vocab_size, order, eos_token_id)
+    return [*continuation, plain[-1]]
+
+
+def count_all_ngrams(
+    ids: Tensor, vocab_size: int, order: int, eos_token_id: int | None = None
+) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
+    """Count all sequences of 1 to `order` tokens in both ways, from which the counts of every lower order follow.
+
+    Args and Raises are those of `count_ngrams`.
+
+    Returns:
+        The plain counts of each length, and the continuation counts of each length but the longest.
+    """
     NGramConfig(vocab_size, order, 0)
-    counts, digits = [], torch.zeros(len(ids) + 1, dtype=torch.long)
+    plain: list[tuple[Tensor, Tensor]] = []
+    continuation: list[tuple[Tensor, Tensor]] = []
+    digits = torch.zeros(len(ids) + 1, dtype=torch.long)
     in_document = torch.ones(len(ids) + 1, dtype=torch.bool)  # whether the sequence from each position stays in one document
     for n in range(1, order + 1):
         digits = digits[:-1] * vocab_size + ids[n - 1 :]  # the n tokens from each position
         in_document = in_document[:-1]
         if n > 2 and eos_token_id is not None:
             in_document = in_document & (ids[n - 2 : -1] != eos_token_id)
-        counts.append(torch.unique(digits[in_document], return_counts=True))
-        if n > 1:  # replace the plain counts of n - 1 tokens by continuation counts: n tokens without their first
-            suffixes, continuation = torch.unique(counts[n - 1][0] % vocab_size ** (n - 1), return_counts=True)
+        plain.append(torch.unique(digits[in_document], return_counts=True))
+        if n > 1:  # n tokens without their first
+            suffixes, preceding = torch.unique(plain[n - 1][0] % vocab_size ** (n - 1), return_counts=True)
             if n > 2 and eos_token_id is not None:
-                plain_digits, plain = counts[n - 2]
-                at_start = plain_digits // vocab_size ** (n - 2) == eos_token_id
-                suffixes = torch.cat((suffixes, plain_digits[at_start]))
+                shorter, times = plain[n - 2]
+                at_start = shorter // vocab_size ** (n - 2) == eos_token_id
+                suffixes = torch.cat((suffixes, shorter[at_start]))
                 order_of = suffixes.argsort()
-                suffixes, continuation = suffixes[order_of], torch.cat((continuation, plain[at_start]))[order_of]
-            counts[n - 2] = suffixes, continuation
-    return counts
+                suffixes, preceding = suffixes[order_of], torch.cat((preceding, times[at_start]))[order_of]
+            continuation.append((suffixes, preceding))
+    return plain, continuation
+
+
+def discounted_probs(digits: Tensor, count: Tensor, vocab_size: int) -> Tensor:
+    """The discounted probability (N,) of each sequence of one length after its context, in float16, rounded down.
+
+    Args:
+        digits: (N,) the sequences, sorted, as `count_ngrams` returns them.
+        count: (N,) their counts.
+        vocab_size: Number of tokens.
+    """
+    _, context, size = torch.unique_consecutive(digits // vocab_size, return_inverse=True, return_counts=True)
+    total = torch.zeros(len(size), dtype=torch.long).index_add_(0, context, count)
+    return _round_down((count - discounts(count)[count.clamp(max=3) - 1]) / total[context])
 
 
 def discounts(counts: Tensor) -> Tensor:
