@@ -45,9 +45,9 @@ def test_file_is_read_with_its_name_and_sha256(tmp_path):
     assert data.prompt == ""
 
 
-def test_newlines_are_kept(tmp_path):
+def test_line_ends_of_any_system_become_newlines(tmp_path):
     (tmp_path / "text").write_bytes(b"a\r\nb\rc\n")
-    assert load_dataset(str(tmp_path / "text")).text == "a\r\nb\rc\n"
+    assert load_dataset(str(tmp_path / "text")).text == "a\nb\nc\n"
 
 
 def test_last_tenth_is_held_out():
@@ -76,7 +76,7 @@ def test_folder_is_refused(name):
 
 def test_text_that_is_not_utf8_is_refused_with_the_position(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 au lait")
-    assert "latin.txt is not UTF-8 text (byte 3 is invalid)" in refusal(str(tmp_path / "latin.txt"))
+    assert "latin.txt cannot be used: the file is not UTF-8 text (byte 3 is invalid)" in refusal(str(tmp_path / "latin.txt"))
 
 
 # From an address

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from gpt import Tokenizer
 from gpt.checkpoint import WEIGHTS, CheckpointError, atomic_write
+from train.text_files import decode_text
 
 SHIPPED_TEXTS = WEIGHTS / "texts"  # the sources, compressed; only in a checkout of the repository, like the models
 TRAIN_SHARE = 0.9
@@ -43,7 +44,7 @@ class DatasetSource:
     Attributes:
         url: Its address.
         sha256: Of its bytes.
-        licence: Its licence.
+        license: Under which it is published.
         dataset_id: Its id as a data set on the Hub, if it is one.
         prompt: A prompt that suits it.
         is_lines: Whether each line is a document.
@@ -51,7 +52,7 @@ class DatasetSource:
 
     url: str
     sha256: str
-    licence: str
+    license: str
     dataset_id: str | None
     prompt: str
     is_lines: bool = False
@@ -97,23 +98,27 @@ class TextDataset:
     skipped: dict[str, int] = field(default_factory=dict)
 
     @classmethod
+    def from_bytes(cls, name: str, content: bytes, is_lines: bool = False, source: DatasetSource | None = None) -> "TextDataset":
+        """The data set of a file's content. Raises ValueError if it is no text (`decode_text`), or has too few lines."""
+        if is_lines:
+            return cls.from_lines(name, content, source)
+        return cls(name, (decode_text(content),), hashlib.sha256(content).hexdigest(), source)
+
+    @classmethod
     def from_lines(cls, name: str, content: bytes, source: DatasetSource | None = None) -> "TextDataset":
-        """Take each line of `content` (UTF-8) as a document; empty, overlong and undecodable lines are skipped and counted.
+        """Take each line of `content` as a document; empty, overlong and undecodable lines are skipped and counted.
 
         Raises:
-            ValueError: If fewer than `MIN_LINES` lines are left.
+            ValueError: If it is no text (`decode_text`), or if fewer than `MIN_LINES` lines are left.
         """
         skipped = {"empty": 0, f"longer than {MAX_LINE_CHARS} characters": 0, "not UTF-8": 0}
         empty, overlong, undecodable = skipped
         lines = []
-        for raw in content.removesuffix(b"\n").split(b"\n"):
-            try:
-                line = raw.removesuffix(b"\r").decode("utf-8")
-            except UnicodeDecodeError:
-                skipped[undecodable] += 1
-                continue
+        for line in decode_text(content, errors="surrogateescape").removesuffix("\n").split("\n"):
             if not line.strip():
                 skipped[empty] += 1
+            elif not _is_valid(line):
+                skipped[undecodable] += 1
             elif len(line) > MAX_LINE_CHARS:
                 skipped[overlong] += 1
             else:
@@ -153,6 +158,15 @@ class TextDataset:
         return f"{'shuffled, ' if self.is_lines else ''}the first 90 % to train, the last 10 % held out"
 
 
+def _is_valid(line: str) -> bool:
+    """Whether a line that was decoded with "surrogateescape" had no invalid byte."""
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def cache_dir() -> Path:
     """The folder of downloaded texts."""
     return user_cache_path("from-bigram-to-gpt")
@@ -162,7 +176,7 @@ def load_dataset(data: str, is_lines: bool = False) -> TextDataset:
     """Open a data set.
 
     Args:
-        data: A name in `SOURCES`, which is shipped or downloaded once, or a text file in UTF-8.
+        data: A name in `SOURCES`, which is shipped or downloaded once, or a text file (`decode_text`).
         is_lines: Whether each line is a document.
 
     Raises:
@@ -178,13 +192,10 @@ def load_dataset(data: str, is_lines: bool = False) -> TextDataset:
             raise ValueError(
                 f"no text could be read from {data!r} ({error.strerror}); give a file, or one of: {', '.join(SOURCES)}"
             ) from None
-    if is_lines or (source and source.is_lines):
-        return TextDataset.from_lines(name, content, source)
     try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{data} is not UTF-8 text (byte {error.start} is invalid); convert it first") from None
-    return TextDataset(name, (text,), hashlib.sha256(content).hexdigest(), source)
+        return TextDataset.from_bytes(name, content, is_lines or bool(source and source.is_lines), source)
+    except ValueError as error:
+        raise ValueError(f"{data} cannot be used: {error}") from None
 
 
 def load_shipped_dataset(sha256: str, is_lines: bool) -> TextDataset | None:
@@ -195,10 +206,7 @@ def load_shipped_dataset(sha256: str, is_lines: bool) -> TextDataset | None:
     """
     for name, source in SOURCES.items():
         if source.sha256 == sha256:
-            content = _read_shipped(name, source)
-            if is_lines:
-                return TextDataset.from_lines(name, content, source)
-            return TextDataset(name, (content.decode("utf-8"),), sha256, source)
+            return TextDataset.from_bytes(name, _read_shipped(name, source), is_lines, source)
     return None
 
 
