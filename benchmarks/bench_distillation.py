@@ -55,7 +55,7 @@ def train(config: GPTTrainConfig, data: TokenizedDataset, teacher: CausalLM | No
     """Train a GPT on tokens, or on the probabilities of a teacher."""
     with seeded_rng(SEED, torch.device("cpu")):
         task = DistillationTask(config, data, "", SEED, "cpu", teacher) if teacher else CausalLMTask(config, data, "", SEED)
-    task.validate = lambda quick=False: {"loss": 0.0}  # type: ignore[method-assign]
+    task.validate = lambda progress, quick=False: {"loss": 0.0}  # type: ignore[method-assign]
     for event in Trainer(task, Budget(steps=steps), SEED).run():
         if isinstance(event, StepEvent) and event.step % 100 == 0:
             print(f"\rstep {event.step}, loss {event.loss:.3f}", end="", file=sys.stderr, flush=True)

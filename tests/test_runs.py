@@ -194,11 +194,22 @@ def test_machine_is_described_without_its_name():
     assert machine()["cores"] >= 1
 
 
+def test_a_gpt_is_validated_in_windows_of_the_length_that_it_is_trained_on(data):
+    task = CausalLMTask(GPTTrainConfig(layers=1, width=32, context=16, batch_tokens=64), tokenize(data))
+    documents = task.dataset.held_out
+    for progress, window in ((0.0, 8), (0.59, 8), (0.6, 256), (1.0, 256)):
+        metrics = task.validate(progress)
+        assert metrics["loss"] == evaluate(task.model, documents, window=window).nats_per_token
+        assert metrics["eval_context"] == window
+    bigram = CausalLMTask(BigramTrainConfig(context=16, batch_tokens=64), tokenize(data))
+    assert bigram.validate(0.0)["eval_context"] == 256
+
+
 @pytest.mark.slow
 def test_best_checkpoint_is_kept(data, tmp_path, monkeypatch):
     losses = iter([5.0, 4.0, 4.0, 3.0, 1.0, 1.5])  # replay points after 0, 10 and 30 steps, evaluations after 2, 100 and 120
     result = asdict(EvalResult(7.0, 7.0, 7.0, 10, 256))
-    monkeypatch.setattr(CausalLMTask, "validate", lambda self, quick: {"loss": next(losses), **result})
+    monkeypatch.setattr(CausalLMTask, "validate", lambda self, progress, quick: {"loss": next(losses), **result})
     out = tmp_path / "out"
     for event in start(data, out):
         if isinstance(event, EvalEvent) and event.step == 100:

@@ -14,8 +14,12 @@ import torch
 
 from gpt import Tokenizer, load
 from train.__main__ import CONFIG_OPTIONS, build_parser, main, pick_config, recorded_command, show_events
+from train.advice import choose_config, describe_baselines, describe_verdict
 from train.configs import TRAIN_CONFIGS
+from train.counting import fit_baselines
 from train.data import SHUFFLE_SEED, SOURCES
+from train.text_report import report_text
+from train.tokenizers import tokenize
 from train.trainer import EndEvent, EvalEvent, ProgressEvent, StepEvent
 
 SMALL = ["--layers", "1", "--width", "32", "--context", "16", "--device", "cpu"]
@@ -139,10 +143,8 @@ def test_a_larger_budget_keeps_the_size_of_the_run(data):
 def test_an_ngram_is_counted_and_mixed_with_a_gpt(cli, run, text_file, tmp_path):
     run("ngram")
     run("gpt", "--steps", 3, *SMALL)
-    facts = run("mixture", "--of", tmp_path / "gpt", tmp_path / "ngram", "--steps", 4, *SMALL)
-    assert facts["command"].startswith("python -m train run mixture --data chain.txt --out mixture --of gpt ngram ")
-    assert facts["proxy_run"]["budget"] == {"steps": 4}
-    assert facts["proxy_run"]["train_configs"]["gpt"]["width"] == 32
+    facts = run("mixture", "--of", tmp_path / "gpt", tmp_path / "ngram")
+    assert facts["command"].startswith("python -m train run mixture --data chain.txt --out mixture --of gpt ngram")
     for name in ("ngram", "mixture"):
         _, said, _ = cli("evaluate", tmp_path / name, "--data", text_file)
         assert float(said.split()[0]) == pytest.approx(facts_of(tmp_path / name)["held_out"]["nats_per_token"], abs=1e-4)
@@ -181,6 +183,51 @@ def test_a_line_longer_than_a_tenth_of_the_text_is_learned(run, tmp_path, option
     facts = run(kind, "--lines", *options, data=path)
     assert facts["finished"]
     assert math.isfinite(facts["held_out"]["nats_per_token"])
+
+
+@pytest.mark.slow
+def test_a_run_is_compared_with_counting(cli, text_file, tmp_path, data):
+    """The sentences are those of the page: the report, the baselines, the rule's advice, the verdict."""
+    out = tmp_path / "out"
+    words = ["run", "gpt", "--data", text_file, "--out", out, *SMALL, "--minutes", 0.005]
+    status, said, err = cli(*words)
+    assert status == 0, err
+    report, tokenized = report_text(data.text), tokenize(data)
+    counted = fit_baselines(tokenized)
+    losses = {"bigram": counted["bigram"].nll.mean().item(), "n-gram": counted["ngram"].nll.mean().item()}
+    uniform, order = math.log(len(tokenized.tokenizer)), counted["ngram"].facts["order"]
+    choice = choose_config("gpt", "small", tokens=3_600, vocab_size=len(tokenized.tokenizer), seconds=0.3)
+    lines = said.splitlines()
+    assert lines[:4] == [
+        f"chain: 4,000 characters, {report.distinct_characters} different, one running text.",
+        report.expectation,
+        describe_baselines(uniform, *losses.values(), order),
+        f"Advice: Try --layers 2 --width 64 --context {choice.config.context}. {' '.join(choice.reasons)}",
+    ]
+    mine = facts_of(out)["held_out"]["nats_per_token"]
+    assert lines[-2] == describe_verdict({**losses, "GPT": mine}, list(losses), "GPT")
+    _, said, _ = cli(*words, "--resume", "--minutes", 0.01)
+    assert "Advice" not in said
+
+
+@pytest.mark.slow
+def test_advice_for_the_chosen_settings_is_that_they_suit(cli, text_file, tmp_path):
+    options = ["--minutes", 0.002, "--context", 128, "--device", "cpu"]
+    _, said, _ = cli("run", "bigram", "--data", text_file, "--out", tmp_path / "out", *options)
+    assert "Advice: The settings suit this text and time." in said
+    assert "trained bigram" in said.splitlines()[-2]
+
+
+def test_counting_is_not_compared_with_itself(cli, text_file, tmp_path):
+    _, said, _ = cli("run", "bigram", "--data", text_file, "--out", tmp_path / "out")
+    assert "uniform" not in said
+
+
+def test_a_text_of_windows_is_read(cli, tmp_path):
+    path = tmp_path / "windows.txt"
+    path.write_bytes("é日\r\nb\r\n".encode("utf-16") + ("ab\r\n" * 50).encode("utf-16-le"))
+    assert cli("run", "bigram", "--data", path, "--out", tmp_path / "out")[0] == 0
+    assert set(load(tmp_path / "out").tokenizer.vocab) == set("é日ab\n")
 
 
 # Tokenizers
@@ -223,7 +270,7 @@ def test_counted_models_and_mixtures_take_bpe(cli, run, text_file, tmp_path):
         assert len(load(tmp_path / kind).tokenizer) == 270
     facts = run("mixture", "--of", tmp_path / "bigram", tmp_path / "ngram")
     assert (facts["tokenizer"], facts["vocabulary"]) == ("bpe:270", 270)
-    assert facts["held_out"]["bits_per_character"] < facts_of(tmp_path / "bigram")["held_out"]["bits_per_character"]
+    assert [part["kind"] for part in facts["parts"]] == ["bigram", "ngram"]
     run("ngram", out="characters")
     of = ["--of", tmp_path / "bigram", tmp_path / "characters"]
     error = error_of(cli("run", "mixture", *of, "--data", text_file, "--out", tmp_path / "no"))
@@ -272,6 +319,8 @@ def test_evaluate_refuses_what_it_cannot_score(cli, run, text_file, tmp_path):
     [
         (None, "no text could be read from"),
         (b"caf\xe9", "is not UTF-8 text"),
+        (b"%PDF-1.7", "chain.txt cannot be used: the file is a PDF, not a plain text"),
+        (b"\x7fELF\0\xff", "is not a text but binary data"),
         (b"", "chain has 0 characters; a run with windows of"),
         (b"too short", "chain has 9 characters; a run with windows of"),
     ],
@@ -299,7 +348,8 @@ def test_unusable_data_is_a_sentence(cli, text_file, tmp_path, kind, content, ex
         ("vae --lines --steps 1 --distill a", "does not take --distill"),
         ("gpt --steps 1 --distill zebra", "zebra"),
         ("gpt --steps 1 --distill gpt-shakespeare", "gpt-shakespeare was not trained on this text"),
-        ("mixture --steps 3", "needs two models; name them with --of"),
+        ("mixture", "needs two models; name them with --of"),
+        ("mixture --of a b --steps 3", "does not take --steps; leave that out"),
         ("mixture --of zebra gpt-shakespeare", "zebra"),
         ("mixture --of bigram-shakespeare gpt-shakespeare", "bigram-shakespeare was not trained on this text"),
         ("mixture --of a b --tokenizer bpe:300", "does not take --tokenizer"),

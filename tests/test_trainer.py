@@ -45,7 +45,7 @@ class BigramTask(TrainingTask):
         logits = self.dropout(self.module(batch[0])[0])
         return {"loss": F.cross_entropy(logits.flatten(0, 1), batch[1].flatten())}
 
-    def validate(self, quick=False):
+    def validate(self, progress, quick=False):
         loss = F.cross_entropy(self.module.logits.detach(), (torch.arange(4) + 1) % 4).item()
         return {"loss": next(self.validation_losses, loss)}
 
@@ -77,7 +77,7 @@ class GANTask(TrainingTask):
             return {"loss": F.softplus(-score).mean(), "fake": fake.mean()}
         return {"loss": (F.softplus(-self.module["discriminator"](batch[0])) + F.softplus(score)).mean()}
 
-    def validate(self, quick=False):
+    def validate(self, progress, quick=False):
         return {"loss": abs(self.module["generator"].bias.item() - 3), "bias": self.module["generator"].bias.item()}
 
     def sample(self):
@@ -136,15 +136,22 @@ def test_evaluations_start_early_and_are_at_most_twenty_more(steps, evaluated):
 
 def test_only_the_first_evaluation_is_quick():
     trainer, calls = make(Budget(steps=150)), []
-    trainer.task.validate = lambda quick: calls.append((trainer.step, quick)) or {"loss": 1.0}
+    trainer.task.validate = lambda progress, quick: calls.append((trainer.step, quick)) or {"loss": 1.0}
     list(trainer.run())
     replay = [(0, True), (10, True), (30, True)]  # at 100 and 150, the evaluation counts
     assert calls == [replay[0], (2, True), *replay[1:], (100, False), (150, False)]
     calls.clear()
     trainer = make(Budget(steps=1))
-    trainer.task.validate = lambda quick: calls.append((trainer.step, quick)) or {"loss": 1.0}
+    trainer.task.validate = lambda progress, quick: calls.append((trainer.step, quick)) or {"loss": 1.0}
     list(trainer.run())
     assert calls == [(0, True), (1, False)]
+
+
+def test_a_share_of_the_budget_between_evaluations_makes_all_of_them_quick():
+    trainer, calls = make(Budget(steps=40), eval_interval=0.25), []
+    trainer.task.validate = lambda _, quick: calls.append((trainer.step, quick)) or {"loss": 1.0}
+    list(trainer.run())
+    assert calls == [(step, True) for step in (0, 1, 10, 20, 30, 40)]  # 0 is a replay point
 
 
 def test_replay_points_have_the_losses_at_their_steps():
@@ -343,6 +350,16 @@ def test_minutes_are_time_that_was_spent(monkeypatch):
     assert {event.tokens_per_second for event in steps[:2]} == {20}
     assert [event.seconds for event in of_type(EvalEvent, events)] == [3, 32, 62]
     assert (events[-1].seconds, events[-1].step) == (62, 112)
+
+
+def test_samples_are_at_least_their_interval_apart(monkeypatch):
+    clock = Clock(monkeypatch)
+    trainer = make(Budget(minutes=1), eval_interval=0.1, sample_interval_s=15, replay=False)
+    trainer.task.sample_batch = clock.takes(1, trainer.task.sample_batch)
+    events = list(trainer.run())
+    assert [event.seconds for event in of_type(EvalEvent, events)] == [1, 6, 12, 18, 24, 30, 36, 42, 48, 54, 60]
+    assert [event.step for event in of_type(SampleEvent, events)] == [1, 18, 36, 54, 60]  # and one at the end
+    assert of_type(ReplayEvent, events) == []
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from gpt.hub import HubError
 from gpt.models.registry import MODEL_REGISTRY, family_of
 from gpt.sampling import MAX_SEED
 from train.card import format_duration
+from train.comparison import compare
 from train.configs import TRAIN_CONFIGS, TrainConfig
 from train.counting import FIT_FUNCTIONS
 from train.data import SOURCES, TextDataset, encode_documents, load_dataset, target_text
@@ -30,7 +31,7 @@ from train.mixture import fit_mixture
 from train.publish import publish
 from train.runs import TRAINING, fit_counts, load_trained, train
 from train.tasks.vae import iwae_bound
-from train.trainer import Budget, EndEvent, EvalEvent, Event, ProgressEvent, SampleEvent, StepEvent
+from train.trainer import Budget, EndEvent, EvalEvent, Event, MessageEvent, ProgressEvent, SampleEvent, StepEvent
 
 DEFAULT_MINUTES = 20.0
 BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
@@ -117,8 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
     budget.add_argument(
         "--minutes",
         type=MINUTES,
-        help=f"training time, which also picks the size of the model (default: {DEFAULT_MINUTES:g}); of a mixture, the time of "
-        "each proxy run",
+        help=f"training time, which also picks the size of the model (default: {DEFAULT_MINUTES:g})",
     )
     budget.add_argument("--steps", type=COUNT, help="number of training steps, instead of a time")
     run.add_argument("--seed", type=SEED, default=1337, help="of initial weights, batches and samples (default: %(default)s)")
@@ -179,27 +179,30 @@ def start_run(args: argparse.Namespace, device: str, distributed: DistributedCon
     if method == "counting":
         fit = FIT_FUNCTIONS[args.kind]
         return fit_counts(dataset, out, seed=args.seed, command=command, kind=args.kind, fit=fit, tokenizer=tokenizer)
+    if method == "mixing":
+        return fit_mixture(dataset, out, args.of, seed=args.seed, command=command)
     facts = read_facts(out) if args.resume else {}
     budget = pick_budget(args, facts)
     compile = device == "cuda" if args.compile is None else args.compile
-    options = {"seed": args.seed, "command": command, "resume": args.resume, "device": device}
-    if method == "mixing":
-        return fit_mixture(
-            dataset, out, args.of, lambda kind: pick_config(args, kind, dataset), budget, compile=compile, **options
-        )
     config = pick_config(args, args.kind, dataset, facts.get("train_config"))
-    return train(
+    events = train(
         args.kind,
         config,
         dataset,
         out,
         budget,
+        seed=args.seed,
+        command=command,
+        resume=args.resume,
+        device=device,
         compile=compile and config.compiles,
         distributed=distributed,
         tokenizer=tokenizer,
         teacher=load_trained(args.distill, dataset)[0] if args.distill else None,
-        **options,
     )
+    if args.resume or distributed.size > 1:
+        return events
+    return compare(events, args.kind, config, dataset, tokenizer, budget, out)
 
 
 def pick_device(device: str | None) -> str:
@@ -224,7 +227,7 @@ def check_options(args: argparse.Namespace, method: str) -> None:
     allowed = {
         "counting": {"tokenizer"},
         "training": {"tokenizer", *distillable, *RUN_OPTIONS, *config_fields(args.kind)},
-        "mixing": {"of", *RUN_OPTIONS, *CONFIG_OPTIONS},
+        "mixing": {"of"},
     }[method]
     options = ("tokenizer", "of", "distill", *RUN_OPTIONS, *CONFIG_OPTIONS)
     if refused := [name for name in options if getattr(args, name) not in (None, False) and name not in allowed]:
@@ -362,6 +365,8 @@ class EventPrinter:
                 self.write(f"step {event.step}: train {event.train:.4f}, held out {event.held_out:.4f} nats a token{best}")
             case SampleEvent():
                 self.write(event.text + "\n")
+            case MessageEvent():
+                self.write(event.text)
             case EndEvent():
                 self.bar.n = 100
                 self.bar.refresh()

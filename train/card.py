@@ -37,7 +37,7 @@ def render_card(facts: Facts, model: str) -> str:
     title = model.rstrip("/").rpartition("/")[2]
     card_data = ModelCardData(
         language="en" if data["name"] == "shakespeare" else None,
-        license="mit" if data["licence"] else "unknown",  # the licence of a user's own text is not known
+        license="mit" if data["license"] else "unknown",  # the license of a user's own text is not known
         library_name="transformers" if family.in_transformers else "safetensors",
         pipeline_tag="text-generation",
         tags=[PROJECT, *(["character-level"] if is_char else []), family.name],
@@ -66,7 +66,7 @@ def render_card(facts: Facts, model: str) -> str:
         "context": describe_context(facts["context_length"], unit, "lines" in data),
         "parameters": f"{facts['parameters']:,}",
         "data": data,
-        "source": f" ({data['licence']}, <{data['url']}>)" if data["url"] else "",
+        "source": f" ({data['license']}, <{data['url']}>)" if data["url"] else "",
         "warning": facts.get("warning", "")
         if facts["finished"]
         else "the run has not finished; this is its best checkpoint so far",
@@ -215,12 +215,10 @@ def _describe_method(facts: Facts) -> str:
     unit = _unit(facts)
     if "parts" in facts:
         first, second = (part["name"] for part in facts["parts"])
-        split = facts["proxy_run"].get(
-            "split", "the first 90 % of the training text to train them, its last 10 % to fit the weight"
-        )
+        shares = f"A mixture of {facts['weight']:.1%} {first} and {1 - facts['weight']:.1%} {second}."
         return (
-            f"A mixture of {facts['weight']:.1%} {first} and {1 - facts['weight']:.1%} {second}. "
-            f"The weight was fitted with proxies, two models of the same families trained on less text: {split}"
+            f"{shares} The weight was fitted on the held-out text. The loss above is cross-fitted: each half of the text was "
+            "scored with the weight that was fitted on the other half"
         )
     if "order" in facts:
         order, cutoff = facts["order"], facts["singleton_cutoff"]

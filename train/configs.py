@@ -144,7 +144,9 @@ class LSTMTrainConfig:
 
     @classmethod
     def preset(cls, minutes: float) -> "LSTMTrainConfig":
-        """One layer for up to 5 minutes, else two with dropout."""
+        """One layer for up to 5 minutes, a narrow one for up to half a minute, else two with dropout."""
+        if minutes <= 0.5:
+            return cls(layers=1, width=128, context=64, batch_tokens=1024, adam_rate=8e-3)
         if minutes <= 5:
             return cls(layers=1, width=256)
         return cls(layers=2, width=320, dropout=0.15)

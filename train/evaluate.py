@@ -55,26 +55,28 @@ def eval_context(model: CausalLM) -> int:
     return EVAL_CONTEXT if model.context_length == UNBOUNDED_CONTEXT else max(EVAL_CONTEXT, model.context_length)
 
 
-def evaluate(model: CausalLM, documents: list[Tensor], target_text: str | None = None) -> EvalResult:
+def evaluate(model: CausalLM, documents: list[Tensor], target_text: str | None = None, window: int | None = None) -> EvalResult:
     """Score every token of the documents but the first of each, once.
 
     Args:
         model: The model; its mode is restored afterwards.
         documents: (T,) each. A running text is read in consecutive windows that each start afresh.
         target_text: The text of the targets; by default one character of one byte for each.
+        window: Tokens of a window; by default `eval_context`.
     """
-    nll = token_nll(model, documents).double()
-    return EvalResult.from_total(nll.sum().item(), len(nll), eval_context(model), target_text)
+    window = window or eval_context(model)
+    nll = token_nll(model, documents, window).double()
+    return EvalResult.from_total(nll.sum().item(), len(nll), window, target_text)
 
 
 @torch.inference_mode()
-def token_nll(model: CausalLM, documents: list[Tensor]) -> Tensor:
+def token_nll(model: CausalLM, documents: list[Tensor], window: int | None = None) -> Tensor:
     """-log p of each target of the documents, (N,), in nats, read as `evaluate` says."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     has_documents = model.config.eos_token_id is not None
-    batches = document_batches(documents) if has_documents else windows(documents[0], model)
+    batches = document_batches(documents) if has_documents else windows(documents[0], model, window or eval_context(model))
     nll = []
     for inputs, targets in batches:
         logits, _ = model(inputs.to(device))
@@ -92,9 +94,8 @@ def document_batches(documents: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tens
         yield pad_documents(documents[start : start + batch_size])
 
 
-def windows(ids: Tensor, model: CausalLM) -> Iterable[tuple[Tensor, Tensor]]:
+def windows(ids: Tensor, model: CausalLM, window: int) -> Iterable[tuple[Tensor, Tensor]]:
     """Inputs and targets (B, T) of a text of ids (N,), in consecutive windows; the last one may be shorter."""
-    window = eval_context(model)
     batch_size = max(1, min(MAX_BATCH_TOKENS, MAX_BATCH_LOGITS // model.config.vocab_size) // window)
     tokens = len(ids) - 1
     whole = tokens - tokens % window

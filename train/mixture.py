@@ -1,124 +1,123 @@
-"""Fit the weight of a mixture of two trained models.
+"""Fit the weight of a mixture of two models.
 
-The weight cannot be fitted on the training text, which the models know in part by heart, nor on the held-out part, which
-measures the result. So two proxy models of the same families are made from less text: the training part is split again, in
-81 % to train the proxies, 9 % on which their checkpoints and hyperparameters may be selected, and 10 % on which the weight
-is fitted. The last part is new to both proxies in every way. The mixture itself takes the models that know all of the
-training part. Proxies are weaker than these, by less text and mostly a smaller budget; near its optimum the loss is flat in
-the weight.
+The models know their training text in part by heart, so the weight is fitted on the held-out text: one number, on thousands
+of tokens. So that the mixture's loss has no advantage from it, the loss is cross-fitted: each half of the text is scored with
+the weight that was fitted on the other half.
 """
 
-import json
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from gpt import LanguageModel, Mixture, load
-from gpt.models.base import CausalLM
+from gpt import LanguageModel, Mixture, SamplingParams
 from gpt.models.registry import MODEL_REGISTRY
-from train.configs import TRAIN_CONFIGS, TrainConfig
+from train.configs import TRAIN_CONFIGS
 from train.counting import FIT_FUNCTIONS
-from train.data import TextDataset, TokenizedDataset, encode_documents, target_text
-from train.evaluate import evaluate, token_nll
-from train.runs import RESUME, TRAINING, fit_counts, load_trained, refuse_if_used, train
+from train.data import TextDataset, last_documents
+from train.evaluate import EvalResult, eval_context, evaluate, token_nll
+from train.runs import FolderWriter, load_trained, now, refuse_if_used
 from train.tokenizers import tokenize
-from train.trainer import Budget, Event
+from train.trainer import EndEvent, EvalEvent, Event
 
-PROXY_SPLIT = "the first 81 % of the training text to train them, the next 9 % to select, the last 10 % to fit the weight"
 WEIGHT_ITERATIONS = 30  # bisection down to 1e-9
 
 
-def fit_mixture(
-    dataset: TextDataset,
-    out: Path,
-    names_of_parts: list[str],
-    config_of: Callable[[str], TrainConfig],
-    budget: Budget,
-    *,
-    seed: int,
-    command: str,
-    resume: bool = False,
-    device: str = "cpu",
-    compile: bool = False,
-) -> Generator[Event]:
+def fit_mixture(dataset: TextDataset, out: Path, names_of_parts: Sequence[str], *, seed: int, command: str) -> Generator[Event]:
     """Mix two models that were made from `dataset`, and write the weights folder `out`.
 
     Args:
         dataset: The text of both models.
-        out: The folder to write. The proxy of a model that was trained is kept in a folder beside it.
+        out: The folder to write.
         names_of_parts: The two models: names under weights/, or folders.
-        config_of: (family name) -> the configuration of a proxy run.
-        budget: The budget of a proxy run.
-        seed: Seed of the proxy runs and of the sample.
+        seed: Of the sample.
         command: The command to record.
-        resume: Continue proxy runs that were stopped and take over finished ones.
-        device: Device of the proxy runs.
-        compile: Compile the models of the proxy runs, where the family allows it.
 
     Raises:
-        ValueError: If the two cannot be mixed, or a folder is in use.
+        ValueError: If the two cannot be mixed, or `out` is in use.
         CheckpointError: If one of them cannot be read.
     """
+    SamplingParams(seed=seed)  # refuses a seed out of range before anything is written
     refuse_if_used(out)
-    parts = [_load_part(name, dataset) for name in names_of_parts]
-    if parts[0][0].tokenizer.files() != parts[1][0].tokenizer.files():
+    started, clock = now(), time.perf_counter()
+    (first, first_facts), (second, second_facts) = (_load_part(name, dataset) for name in names_of_parts)
+    if first.tokenizer.files() != second.tokenizer.files():
         raise ValueError(f"{names_of_parts[0]} and {names_of_parts[1]} do not share a tokenizer; mix two models that do")
-    tokenizer = parts[0][1]["tokenizer"]
-    proxy_dataset, weight_dataset = dataset.split()[0].split()
-    tokenized = tokenize(proxy_dataset, tokenizer)
-    documents = encode_documents(tokenized.tokenizer, weight_dataset.documents, tokenized.eos_token_id)
-    proxy_run: dict[str, Any] = {"split": PROXY_SPLIT, "characters": len(target_text(tokenized.tokenizer, documents))}
-    proxies: list[CausalLM] = []
-    for i, (_, facts) in enumerate(parts, start=1):
-        kind = facts["kind"]
-        if kind in FIT_FUNCTIONS:
-            proxies.append(FIT_FUNCTIONS[kind](tokenized)[0])
-            continue
-        folder, config = out.with_name(f"{out.name}-proxy-{i}"), config_of(kind)
-        settings = {"train_config": asdict(config), "budget": {n: v for n, v in asdict(budget).items() if v is not None}}
-        if not (resume and _is_finished(folder, {"seed": seed, "tokenizer": tokenizer, **settings})):
-            yield from train(
-                kind,
-                config,
-                proxy_dataset,
-                folder,
-                budget,
-                seed=seed,
-                command=command,
-                resume=resume and (folder / RESUME).exists(),
-                device=device,
-                compile=compile and config.compiles,
-                tokenizer=tokenizer,
-            )
-        proxies.append(load(folder).model)
-        configs = proxy_run.get("train_configs", {}) | {kind: settings["train_config"]}
-        proxy_run |= {"budget": settings["budget"], "train_configs": configs}
-    nll = [token_nll(proxy, documents) for proxy in proxies]
-    weight = fit_weight(*nll)
-    mixed = evaluate(Mixture.of(proxies[0], proxies[1], weight), documents).nats_per_token
-    proxy_run |= {"nll_of_parts": [each.double().mean().item() for each in nll], "nll_of_mixture": mixed}
+    tokenized = tokenize(dataset, first_facts["tokenizer"])
+    tokens = sum(map(len, tokenized.train))
+    nll = [token_nll(lm.model, tokenized.held_out) for lm in (first, second)]
+    weight, halves, mixed = cross_fit(*nll)
+    model = Mixture.of(first.model, second.model, weight)
+    results = [
+        EvalResult.from_total(each.double().sum().item(), len(each), eval_context(model), tokenized.held_out_text)
+        for each in (*nll, mixed)
+    ]
+    parts = [(first.name, first_facts["kind"], results[0]), (second.name, second_facts["kind"], results[1])]
+    train_loss = evaluate(model, last_documents(tokenized.train, tokenized.held_out)).nats_per_token
+    seconds = time.perf_counter() - clock
+    yield EvalEvent(1, seconds, train_loss, results[-1].nats_per_token, True, asdict(results[-1]))
+    facts = {
+        "command": command,
+        "started": started,
+        "steps": 1,
+        "tokens": tokens,
+        "seconds": seconds,
+        "finished": True,
+        **mixing_facts(weight, halves, parts),
+        "seed": seed,
+        "device": "cpu",
+        "train_loss": train_loss,
+    }
+    FolderWriter(out, "mixture", dataset, tokenized, seed).write(model, asdict(results[-1]), facts, [], [])
+    yield EndEvent(1, seconds, tokens)
 
-    def fit(tokenized: TokenizedDataset) -> tuple[CausalLM, dict[str, Any]]:
-        held_out = [evaluate(lm.model, tokenized.held_out, tokenized.held_out_text) for lm, _ in parts]
-        facts = {
-            "method": "mixing",
-            "weight": weight,
-            "parts": [
-                {"name": lm.name, "kind": facts["kind"], "held_out": asdict(result)}
-                for (lm, facts), result in zip(parts, held_out, strict=True)
-            ],
-            "proxy_run": proxy_run,
-        }
-        return Mixture.of(parts[0][0].model, parts[1][0].model, weight), facts
 
-    yield from fit_counts(dataset, out, seed=seed, command=command, kind="mixture", fit=fit, tokenizer=tokenizer)
+def mixing_facts(weight: float, halves: list[float], parts: Sequence[tuple[str, str, EvalResult]]) -> dict[str, Any]:
+    """The facts of a mixture for training.json.
+
+    Args:
+        weight: The weight of the first model.
+        halves: The weights that were fitted on each half of the held-out text.
+        parts: Name, family and held-out loss of both models.
+    """
+    return {
+        "method": "mixing",
+        "weight": weight,
+        "cross_fitted_weights": halves,
+        "parts": [{"name": name, "kind": kind, "held_out": asdict(result)} for name, kind, result in parts],
+    }
+
+
+def cross_fit(first: Tensor, second: Tensor) -> tuple[float, list[float], Tensor]:
+    """Fit the weight of a mixture, and score the mixture on the same tokens without an advantage.
+
+    Args:
+        first: (N,) -log p of each token by the first model, in nats.
+        second: (N,) the same by the second model.
+
+    Returns:
+        The weight of the first model from all tokens; those from each half; -log p (N,) of each token by the mixture whose
+        weight was fitted on the other half.
+    """
+    half = len(first) // 2
+    halves = slice(None, half), slice(half, None)
+    weights = [fit_weight(first[part], second[part]) for part in halves]
+    nll = [mixture_nll(first[part], second[part], weight) for weight, part in zip(reversed(weights), halves, strict=True)]
+    return fit_weight(first, second), weights, torch.cat(nll)
+
+
+def mixture_nll(first: Tensor, second: Tensor, weight: float) -> Tensor:
+    """-log p (N,) of each token by a mixture, from those of its parts."""
+    first_share, second_share = first.new_tensor([weight, 1 - weight]).log()
+    return -torch.logaddexp(first_share - first, second_share - second)
 
 
 def fit_weight(first: Tensor, second: Tensor) -> float:
-    """The weight of the first model that minimises the loss of the mixture.
+    """The weight of the first model that minimizes the loss of the mixture.
 
     The loss is convex in the weight, so the zero of its slope is found by bisection.
 
@@ -147,11 +146,3 @@ def _load_part(name: str, dataset: TextDataset) -> tuple[LanguageModel, dict[str
     if family.likelihood != "exact":
         raise ValueError(f"{name} is {family.title}, which predicts no token without a latent vector; mix two other models")
     return lm, facts
-
-
-def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether a folder holds a finished proxy run with these settings. Other runs there are refused when they are resumed."""
-    if not (folder / TRAINING).is_file():
-        return False
-    facts = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
-    return bool(facts["finished"]) and all(facts.get(name) == value for name, value in settings.items())

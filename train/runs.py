@@ -103,25 +103,16 @@ def train(
         else:
             task = TASKS[MODEL_REGISTRY[kind].task or ""](config, tokenized, dataset.prompt, seed, device)
     trainer = Trainer(task, budget, seed, low_precision, compile, distributed)
-    settings = {
-        "method": "gradient descent",
-        "train_config": asdict(config),
-        "optimizers": [optimizer_settings(optimizer) for optimizer in trainer.optimizers],
-        "warmup": WARMUP,
-        "seed": seed,
-        "device": device,
-        "compile": compile,
-        "precision": "bfloat16" if low_precision else "float32",
-    }
+    settings = run_settings(trainer, config)
     if teacher:
         settings["teacher"] = {"name": teacher.name, "nll": fingerprint(teacher, dataset.text[:CHECK_CHARS])}
     vocabulary = hashlib.sha256(tokenized.tokenizer.files()["tokenizer.json"].encode()).hexdigest()
     # The settings that a resumed run must share with the one that it continues.
     identity = {"data": dataset.sha256, "tokenizer": tokenized.tokenizer_name, "vocabulary": vocabulary, **settings}
     settings["budget"] = {name: value for name, value in asdict(budget).items() if value is not None}
-    progress_facts: dict[str, Any] = {"started": _now(), "budget": settings["budget"], "finished": False, "curve": []}
+    progress_facts: dict[str, Any] = {"started": now(), "budget": settings["budget"], "finished": False, "curve": []}
     progress_facts["replay"] = []
-    writer = _FolderWriter(out, kind, dataset, tokenized, seed)
+    writer = FolderWriter(out, kind, dataset, tokenized, seed)
 
     def save_resume() -> None:
         if distributed.is_main_process:
@@ -224,10 +215,10 @@ def fit_counts(
     """
     SamplingParams(seed=seed)  # refuses a seed out of range before anything is written
     refuse_if_used(out)
-    started, clock = _now(), time.perf_counter()
+    started, clock = now(), time.perf_counter()
     tokenized = tokenize(dataset, tokenizer)
     model, fit_facts = fit(tokenized)
-    model = _as_stored(kind, model).float() if MODEL_REGISTRY[kind].storage_dtype != torch.float32 else model
+    model = as_stored(kind, model).float() if MODEL_REGISTRY[kind].storage_dtype != torch.float32 else model
     train_loss = evaluate(model, last_documents(tokenized.train, tokenized.held_out)).nats_per_token
     result = evaluate(model, tokenized.held_out, tokenized.held_out_text)
     seconds = time.perf_counter() - clock
@@ -245,19 +236,29 @@ def fit_counts(
         "device": "cpu",
         "train_loss": train_loss,
     }
-    _FolderWriter(out, kind, dataset, tokenized, seed).write(model, asdict(result), facts, [], [])
+    FolderWriter(out, kind, dataset, tokenized, seed).write(model, asdict(result), facts, [], [])
     yield EndEvent(1, seconds, tokens)
 
 
 @dataclass
-class _FolderWriter:
-    """Writes the weights folder of a run. Every figure elsewhere is read from its training.json."""
+class FolderWriter:
+    """Writes the weights folder of a run. Every figure elsewhere is read from its training.json.
+
+    Attributes:
+        out: The folder.
+        kind: Name of the model family.
+        dataset: The data.
+        tokenized: Its tokens.
+        seed: Of the sample.
+        known_baselines: What `measure_baselines` returns, if it is known.
+    """
 
     out: Path
     kind: str
     dataset: TextDataset
     tokenized: TokenizedDataset
     seed: int
+    known_baselines: dict[str, float] | None = None
 
     def write(
         self,
@@ -268,7 +269,7 @@ class _FolderWriter:
         replay: list[dict[str, Any]],
     ) -> None:
         """Write the weights, the replay, and a training.json with `facts` and what is measured here."""
-        save(self.out, _as_stored(self.kind, model), self.tokenized.tokenizer)
+        save(self.out, as_stored(self.kind, model), self.tokenized.tokenizer)
         lm = open_folder(self.out, self.out.name)  # as users open it
         params, prompt = SamplingParams(seed=self.seed), self.dataset.prompt
         text = lm.generate(prompt, params).text
@@ -328,7 +329,7 @@ class _FolderWriter:
         facts = {
             "name": dataset.name,
             "url": source.url if source else None,
-            "licence": source.licence if source else None,
+            "license": source.license if source else None,
             "dataset": source.dataset_id if source else None,
             "sha256": dataset.sha256,
             "characters": len(dataset.text),
@@ -338,13 +339,22 @@ class _FolderWriter:
 
     @cached_property
     def _baselines(self) -> dict[str, float]:
-        """Held-out losses, in nats a character, of a uniform distribution and of a counted bigram of characters."""
-        characters = self.tokenized if self.tokenized.tokenizer_name == "char" else tokenize(self.dataset)
-        bigram, _ = fit_bigram(characters)
-        return {
-            "uniform": math.log(len(characters.tokenizer)),
-            "bigram": evaluate(bigram, characters.held_out).nats_per_token,
-        }
+        return self.known_baselines or measure_baselines(self.dataset, self.tokenized)
+
+
+def measure_baselines(dataset: TextDataset, tokenized: TokenizedDataset) -> dict[str, float]:
+    """Held-out losses, in nats a character, of a uniform distribution and of a counted bigram of characters.
+
+    Args:
+        dataset: The data.
+        tokenized: Its tokens, with any tokenizer.
+    """
+    characters = tokenized if tokenized.tokenizer_name == "char" else tokenize(dataset)
+    bigram, _ = fit_bigram(characters)
+    return {
+        "uniform": math.log(len(characters.tokenizer)),
+        "bigram": evaluate(bigram, characters.held_out).nats_per_token,
+    }
 
 
 def load_trained(name: str, dataset: TextDataset) -> tuple[LanguageModel, dict[str, Any]]:
@@ -403,6 +413,20 @@ def refuse_if_used(out: Path) -> None:
         raise ValueError(f"{out} is not empty; name another folder, so that nothing is lost")
 
 
+def run_settings(trainer: Trainer, config: TrainConfig) -> dict[str, Any]:
+    """The settings of a training run, as training.json has them."""
+    return {
+        "method": "gradient descent",
+        "train_config": asdict(config),
+        "optimizers": [optimizer_settings(optimizer) for optimizer in trainer.optimizers],
+        "warmup": WARMUP,
+        "seed": trainer.seed,
+        "device": str(trainer.device.type),
+        "compile": trainer.compile,
+        "precision": "bfloat16" if trainer.low_precision else "float32",
+    }
+
+
 def optimizer_settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Name and hyperparameters of an optimizer."""
     numbers = {name: value for name, value in optimizer.defaults.items() if isinstance(value, (int, float, tuple))}
@@ -418,7 +442,7 @@ def machine() -> dict[str, Any]:
     return {"processor": processor, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
 
 
-def _as_stored(kind: str, model: CausalLM) -> CausalLM:
+def as_stored(kind: str, model: CausalLM) -> CausalLM:
     """A copy in the dtype in which its family is stored, or the model itself if that is float32."""
     dtype = MODEL_REGISTRY[kind].storage_dtype
     return model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
@@ -431,7 +455,8 @@ def _warning(steps: int) -> str:
     return f"the run made only {steps} steps, so its result means little; train longer, or on a machine that is less busy"
 
 
-def _now() -> str:
+def now() -> str:
+    """The time in UTC, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

@@ -117,6 +117,13 @@ class ProgressEvent:
 
 
 @dataclass(frozen=True)
+class MessageEvent:
+    """Something to tell the user, in sentences."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class EndEvent:
     """The budget is used up.
 
@@ -135,7 +142,7 @@ class EndEvent:
     warning: str = ""
 
 
-Event = StepEvent | EvalEvent | SampleEvent | ReplayEvent | ProgressEvent | EndEvent
+Event = StepEvent | EvalEvent | SampleEvent | ReplayEvent | ProgressEvent | MessageEvent | EndEvent
 
 
 @dataclass(frozen=True)
@@ -199,10 +206,11 @@ class TrainingTask(ABC):
         """
 
     @abstractmethod
-    def validate(self, quick: bool = False) -> dict[str, float]:
+    def validate(self, progress: float, quick: bool = False) -> dict[str, float]:
         """Evaluate on held-out data. The model with the lowest "loss" is kept.
 
         Args:
+            progress: Share of the budget that is used.
             quick: Use a part of the data: the first evaluation only makes sure that a stopped run leaves a model.
         """
 
@@ -264,6 +272,10 @@ class Trainer:
         low_precision: Run `training_step` under bfloat16 autocast.
         compile: Compile `training_step`, which then must not depend on `progress` or `generator`.
         distributed: The processes that share each batch. The clock of the main process counts.
+        eval_interval: Share of the budget between two evaluations, all of which are quick (`TrainingTask.validate`). By default
+            few evaluations, of which only the first is quick.
+        sample_interval_s: Seconds between two samples, which follow evaluations.
+        replay: Whether there are replay points.
     """
 
     def __init__(
@@ -274,6 +286,9 @@ class Trainer:
         low_precision: bool = False,
         compile: bool = False,
         distributed: DistributedContext = DistributedContext(),
+        eval_interval: float | None = None,
+        sample_interval_s: float = 0.0,
+        replay: bool = True,
     ) -> None:
         self.task, self.budget, self.seed, self.distributed = task, budget, seed, distributed
         self.low_precision, self.compile = low_precision, compile
@@ -283,7 +298,10 @@ class Trainer:
         self.learning_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.best = math.inf
-        self.eval_interval = max(EVAL_INTERVAL, budget.share(MIN_EVAL_STEPS, MIN_EVAL_MINUTES))
+        self.is_quick = eval_interval is not None
+        self.eval_interval = eval_interval or max(EVAL_INTERVAL, budget.share(MIN_EVAL_STEPS, MIN_EVAL_MINUTES))
+        self.sample_interval_s, self.sampled_at = sample_interval_s, -math.inf
+        self.has_replay = replay
         self.next_evaluation = min(FIRST_EVAL, budget.share(FIRST_EVAL_STEPS, FIRST_EVAL_MINUTES))  # share of the budget
         self.losses: list[float] = []  # since the last evaluation
         self.evaluated: tuple[int, float, float] | None = None  # step, train and held_out of the last evaluation
@@ -310,7 +328,7 @@ class Trainer:
             progress = self.progress
             if self.losses and (progress >= self.next_evaluation or progress == 1):
                 yield from self._evaluate(progress, clock)
-            if self.step != self.replayed and (self.step in REPLAY_STEPS or progress == 1):
+            if self.has_replay and self.step != self.replayed and (self.step in REPLAY_STEPS or progress == 1):
                 yield self._replay(clock)
                 self._record_time("saving")
             if progress == 1:
@@ -368,8 +386,10 @@ class Trainer:
 
     def _evaluate(self, progress: float, clock: float) -> Iterator[Event]:
         is_main = self.distributed.is_main_process
-        metrics = self.task.validate(quick=self.best == math.inf and progress < 1) if is_main else {}
-        text = self.task.sample().text if is_main else ""
+        is_quick = self.is_quick or (self.best == math.inf and progress < 1)
+        metrics = self.task.validate(progress, quick=is_quick) if is_main else {}
+        has_sample = self.seconds - self.sampled_at >= self.sample_interval_s or progress == 1
+        text = self.task.sample().text if is_main and has_sample else ""
         self.task.module.train()
         held_out = self.distributed.sum(metrics.get("loss", 0.0))
         train = sum(self.losses) / len(self.losses)
@@ -380,14 +400,16 @@ class Trainer:
         self.seconds = self._elapsed(clock)
         self._record_time("evaluation")
         yield EvalEvent(self.step, self.seconds, train, held_out, best, metrics)
-        yield SampleEvent(self.step, text)
+        if has_sample:
+            self.sampled_at = self.seconds
+            yield SampleEvent(self.step, text)
         self._record_time("saving")
 
     def _replay(self, clock: float) -> ReplayEvent:
         is_main = self.distributed.is_main_process
         step, train, held_out = self.evaluated or (-1, None, 0.0)
         if step != self.step:
-            held_out = self.distributed.sum(self.task.validate(quick=True)["loss"] if is_main else 0.0)
+            held_out = self.distributed.sum(self.task.validate(self.progress, quick=True)["loss"] if is_main else 0.0)
         if self.losses:
             train = sum(self.losses) / len(self.losses)
         sample = self.task.sample() if is_main else None

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt import LanguageModel, SamplingParams
+from gpt.models.base import UNBOUNDED_CONTEXT
 from train.configs import TrainConfig
 from train.data import LineSampler, TokenizedDataset, first_documents, random_windows, target_text
 from train.evaluate import evaluate
@@ -59,9 +60,14 @@ class CausalLMTask(TrainingTask):
         documents = first_documents(self.dataset.held_out, QUICK_TOKENS) if quick else self.dataset.held_out
         return documents, target_text(self.dataset.tokenizer, documents)
 
-    def validate(self, quick: bool = False) -> dict[str, float]:
-        """The loss in nats a token, and all of an `EvalResult`."""
-        result = evaluate(self.model, *self.validation_data(quick))
+    def validate(self, progress: float, quick: bool = False) -> dict[str, float]:
+        """The loss in nats a token, and all of an `EvalResult`.
+
+        A GPT reads a running text in windows of the length that it is trained on at this time.
+        """
+        _, length = self.config.batch_shape(progress)
+        has_short_windows = self.line_sampler is None and length < self.model.context_length < UNBOUNDED_CONTEXT
+        result = evaluate(self.model, *self.validation_data(quick), window=length if has_short_windows else None)
         return {"loss": result.nats_per_token, **asdict(result)}
 
     def sample(self) -> TextSample:

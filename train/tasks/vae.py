@@ -49,7 +49,7 @@ class VAETask(CausalLMTask):
         inputs, targets = batch
         return vae_loss(self.model, self.config, inputs, targets, progress, generator)
 
-    def validate(self, quick: bool = False) -> dict[str, float]:
+    def validate(self, progress: float, quick: bool = False) -> dict[str, float]:
         """See `validation_loss`."""
         result = validation_loss(self.model, self.config.free_bits, *self.validation_data(quick))
         return {"loss": result.nats_per_token, **asdict(result)}
