@@ -22,6 +22,8 @@ TIMEOUT_MS = 60_000  # a bound against hanging, not a claim about speed
 class Visit:
     """A visitor with a browser profile of their own. `faults` has console errors and requests to other hosts.
 
+    The browser also logs the status 422 of an answer that is a sentence for the visitor, which is no fault.
+
     They prefer reduced motion, so that texts appear at pace "fast"; give reduced_motion="no-preference" to watch.
     """
 
@@ -32,7 +34,7 @@ class Visit:
         self.page = self.context.new_page()
         self.faults = []
         self.requests = []  # paths of the page's own endpoints
-        self.page.on("console", lambda m: self.faults.append(m.text) if m.type == "error" else None)
+        self.page.on("console", lambda m: self.faults.append(m.text) if m.type == "error" and "422" not in m.text else None)
         self.page.on("pageerror", lambda e: self.faults.append(str(e)))
         self.page.on("request", lambda r: None if r.url.startswith((address, "data:", "blob:")) else self.faults.append(r.url))
         self.page.on("request", lambda r: self.requests.append(r.url.partition("/page/")[2]))
@@ -88,6 +90,10 @@ class Visit:
         while not condition():
             assert time.monotonic() < deadline, f"timeout: {what}; status {self.status!r}, faults {self.faults}"
             self.page.wait_for_timeout(50)
+
+    def wait_for_value(self, selector, value):
+        """Wait until a field has a value: Gradio changes its fields a moment after a script asked for it."""
+        self.until(lambda: self.page.input_value(selector) == value, f"{value!r} in {selector}")
 
     def wait_for_text(self):
         """Wait until a text is finished, and return it."""

@@ -7,14 +7,12 @@ import time
 import bigram_training_vectors
 import pytest
 import torch
-from browser import ROOT
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from ui import bigram_table
 from ui.model_registry import get_model
 
-AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 PHONE = {"width": 390, "height": 844}
 
 
@@ -61,24 +59,16 @@ def test_other_models_are_refused_in_a_sentence(client, path, words):
 
 
 @pytest.fixture
-def open_panel(chromium, address):
-    """A function that opens the panel in a browser of its own. No error may reach the console."""
-    contexts, errors = [], []
+def panel(visit):
+    """A function that opens the panel and returns its visitor."""
 
     def start(query="", **options):
-        contexts.append(chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}))
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(f"{address}/{query}")
-        page.click("#tab-inside-button")
-        page.wait_for_selector(".inside-bigram .heat-map-ring")
-        return page
+        first = visit(f"/{query}", **options)
+        first.open_tab("inside")
+        first.page.wait_for_selector(".inside-bigram .heat-map-ring")
+        return first
 
-    yield start
-    for context in contexts:
-        context.close()
-    assert errors == []
+    return start
 
 
 def figure(page, term):
@@ -99,8 +89,8 @@ def opacity(page, table, row, column):
 
 @pytest.mark.browser
 @pytest.mark.slow
-def test_training_arrives_at_the_counted_table(open_panel):
-    page = open_panel()
+def test_training_arrives_at_the_counted_table(panel):
+    page = panel().page
     assert figure(page, "Loss, whole text") == "4.17 nats (6.02 bits) a character"  # ln 65
     assert remaining(page) == pytest.approx(4.174 - 2.452, abs=0.01)
     tokens = page.inner_text(".heat-map-rows").split("\n")
@@ -122,7 +112,7 @@ def test_training_arrives_at_the_counted_table(open_panel):
     steps = figure(page, "Steps")
     assert 100 < int(steps.replace(",", "")) < 2000
     assert opacity(page, 1, q, u) > 0.5
-    curve = page.get_attribute(".loss-curve .loss", "points").split()
+    curve = page.get_attribute(".inside-bigram .loss-curve polyline.thick", "points").split()
     assert float(curve[0].split(",")[1]) < float(curve[-1].split(",")[1])  # downhill
     page.wait_for_timeout(300)
     assert figure(page, "Steps") == steps
@@ -134,8 +124,8 @@ def test_training_arrives_at_the_counted_table(open_panel):
 
 @pytest.mark.browser
 @pytest.mark.slow
-def test_batch_size_and_learning_rate_change_the_training(open_panel):
-    page = open_panel()
+def test_batch_size_and_learning_rate_change_the_training(panel):
+    page = panel().page
     page.select_option("label:has-text('Table of') select", "bigram-names")
     page.wait_for_function("document.querySelector('.heat-map canvas').width === 27")
     assert figure(page, "Loss, whole text") == "3.30 nats (4.75 bits) a character"  # ln 27
@@ -158,8 +148,8 @@ def test_batch_size_and_learning_rate_change_the_training(open_panel):
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.parametrize("viewport", [{"width": 1280, "height": 900}, PHONE], ids=["desktop", "phone"])
-def test_a_cell_is_reached_by_keyboard_and_read(open_panel, viewport):
-    page = open_panel(viewport=viewport)
+def test_a_cell_is_reached_by_keyboard_and_read(panel, viewport):
+    page = panel(viewport=viewport).page
     sentence = page.locator(".inside-bigram .sentence")
     assert sentence.get_attribute("aria-live") == "polite"
     assert sentence.inner_text() == "After q: u, 100 of 100 times (563 of 563)."
@@ -180,8 +170,8 @@ def test_a_cell_is_reached_by_keyboard_and_read(open_panel, viewport):
 
 @pytest.mark.browser
 @pytest.mark.slow
-def test_a_click_moves_the_cell_in_both_tables(open_panel):
-    page = open_panel("?model=bigram-names")
+def test_a_click_moves_the_cell_in_both_tables(panel):
+    page = panel("?model=bigram-names").page
     canvas = page.locator(".heat-map canvas >> nth=1")
     size = canvas.bounding_box()["width"]
     canvas.click(position={"x": size * 1.5 / 27, "y": size * 26.5 / 27})  # row z, column a
@@ -194,9 +184,7 @@ def test_a_click_moves_the_cell_in_both_tables(open_panel):
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_axe_finds_nothing(open_panel, theme):
-    page = open_panel(f"?__theme={theme}")
-    page.evaluate("document.querySelectorAll('.inside-bigram details').forEach((each) => { each.open = true; })")
-    page.add_script_tag(path=AXE)
-    violations = page.evaluate("axe.run('.inside-bigram').then((result) => result.violations)")
-    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in violations] == []
+def test_axe_finds_nothing(panel, theme):
+    first = panel(f"?__theme={theme}", color_scheme=theme)
+    first.page.evaluate("document.querySelectorAll('.inside-bigram details').forEach((each) => { each.open = true; })")
+    assert first.violations() == []

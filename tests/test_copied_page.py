@@ -7,7 +7,6 @@ import urllib.error
 import urllib.request
 
 import pytest
-from browser import Visit
 
 from train import data
 from train.data import SOURCES, load_dataset
@@ -163,80 +162,65 @@ def test_endpoint(address):
         assert "no-such-model" in json.load(response)["error"]
 
 
-class CopiedVisit(Visit):
-    def wait_until_loaded(self):
-        self.page.wait_for_selector(".copied-panel input")
-
-    def check(self):
-        self.page.check(".copied-panel input")
-        self.page.wait_for_function("document.querySelector('.copied-summary').textContent")
-        return self.page.text_content(".copied-summary")
-
-    def marked(self, name="copied"):
-        """The text of each run of marked tokens."""
-        return self.page.evaluate(
-            """name => [...document.querySelectorAll("#text .token")]
-            .map(t => t.classList.contains(name) ? t.textContent : "\\0").join("").split("\\0").filter(Boolean)""",
-            name,
-        )
+def check(visitor):
+    """Switch the comparison on, and return its sentence."""
+    visitor.page.check("#text .copied-panel input")
+    visitor.page.wait_for_function("document.querySelector('#text .copied-summary').textContent")
+    return visitor.page.text_content("#text .copied-summary")
 
 
-@pytest.fixture
-def open_link(chromium, address):
-    visits = []
-
-    def start(path, **options):
-        visits.append(CopiedVisit(chromium, address, path, **options))
-        return visits[-1]
-
-    yield start
-    for visit in visits:
-        visit.context.close()
-        assert visit.faults == []
+def marked(visitor, name="copied"):
+    """The text of each run of marked tokens."""
+    return visitor.page.evaluate(
+        """name => [...document.querySelectorAll("#text .token")]
+        .map(t => t.classList.contains(name) ? t.textContent : "\\0").join("").split("\\0").filter(Boolean)""",
+        name,
+    )
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("viewport", [{"width": 1280, "height": 900}, {"width": 390, "height": 844}])
 @pytest.mark.parametrize("model", ["gpt-shakespeare", "bpe-shakespeare"])
-def test_spans_are_underlined_where_the_server_finds_them(open_link, address, model, viewport, tmp_path):
-    visit = open_link(f"/?model={model}&prompt=ROMEO:&seed=1&length=1000&temperature=0.5", viewport=viewport)
-    summary = visit.check()
-    text = "".join(visit.page.locator("#text .token").all_text_contents())
+def test_spans_are_underlined_where_the_server_finds_them(visit, address, model, viewport):
+    first = visit(f"/?model={model}&prompt=ROMEO:&seed=1&length=1000&temperature=0.5", viewport=viewport)
+    summary = check(first)
+    text = first.text
     answer = post(address, {"model": model, "text": text})
     assert answer["spans"]
     assert summary.startswith(f"{round(100 * answer['copied'] / len(text))}\u00a0% of this text occurs word for word")
-    marked = "\0".join(visit.marked())
+    underlined = "\0".join(marked(first))
     for span in answer["spans"]:
-        assert text[span["start"] : span["end"]] in marked
-    quotes = visit.page.locator(".copied-list mark").all_text_contents()
+        assert text[span["start"] : span["end"]] in underlined
+    quotes = first.page.locator("#text .copied-list mark").all_text_contents()
     longest = max(answer["spans"], key=lambda span: span["end"] - span["start"])
     assert quotes[0] == text[longest["start"] : longest["end"]]
-    assert f"from {longest['play']}, {longest['speaker']}" in visit.page.text_content(".copied-list li")
-    visit.page.screenshot(path=tmp_path / "copied.png", full_page=True)
-    visit.page.uncheck(".copied-panel input")
-    assert visit.marked() == []
-    assert not visit.page.text_content(".copied-summary")
+    assert f"from {longest['play']}, {longest['speaker']}" in first.page.text_content("#text .copied-list li")
+    first.screenshot(f"copied-{model}-{viewport['width']}")
+    first.page.uncheck("#text .copied-panel input")
+    assert marked(first) == []
+    assert not first.page.text_content("#text .copied-summary")
 
 
 @pytest.mark.browser
-def test_names_of_the_training_list_are_underlined(open_link, address):
-    visit = open_link("/?model=gpt-names&prompt=an&seed=1&length=200")
-    summary = visit.check()
-    text = "".join(visit.page.locator("#text .token").all_text_contents())
+def test_names_of_the_training_list_are_underlined(visit, address):
+    first = visit("/?model=gpt-names&prompt=an&seed=1&length=200")
+    summary = check(first)
+    text = first.text
     lines = post(address, {"model": "gpt-names", "text": text, "prompt": "an"})["lines"]
     known = [text[line["start"] : line["end"]] for line in lines if line["origin"] == "training"]
     assert summary.startswith(f"{len(known)} of {len(lines)} names are in the training list")
-    assert visit.marked() == known
-    assert visit.marked("copied-unseen") == [text[line["start"] : line["end"]] for line in lines if line["origin"] == "held_out"]
+    assert marked(first) == known
+    assert marked(first, "copied-unseen") == [text[line["start"] : line["end"]] for line in lines if line["origin"] == "held_out"]
 
 
 @pytest.mark.browser
-def test_another_text_is_looked_up_while_the_switch_is_on(open_link):
-    visit = open_link("/?model=gpt-names&prompt=an&seed=1&length=100")
-    first = visit.check()
-    visit.page.focus("#continue")
-    visit.page.keyboard.press("Enter")
-    visit.page.wait_for_function(
-        "first => { const now = document.querySelector('.copied-summary').textContent; return now && now !== first }", arg=first
+def test_another_text_is_looked_up_while_the_switch_is_on(visit):
+    first = visit("/?model=gpt-names&prompt=an&seed=1&length=100")
+    sentence = check(first)
+    first.page.focus("#continue")
+    first.page.keyboard.press("Enter")
+    first.page.wait_for_function(
+        "before => { const now = document.querySelector('#text .copied-summary').textContent; return now && now !== before }",
+        arg=sentence,
     )
-    assert int(visit.page.text_content(".copied-summary").split()[2]) > int(first.split()[2])
+    assert int(first.page.text_content("#text .copied-summary").split()[2]) > int(sentence.split()[2])

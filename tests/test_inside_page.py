@@ -14,25 +14,22 @@ MARKUP = "<img src=x onerror=\"document.title='hacked'\"><b>&amp;"
 
 
 @pytest.fixture
-def inside(chromium, address):
-    """A function that opens the page, then the tab, and returns the browser's page when the first answer is drawn."""
-    contexts, faults = [], []
+def visit_inside(visit):
+    """A function that opens the page, then the tab, and returns the visitor when the first answer is drawn."""
 
     def start(query="", **options):
-        contexts.append(chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}))
-        page = contexts[-1].new_page()
-        # The browser itself reports the status of an answer that is a sentence for the visitor.
-        page.on("console", lambda m: faults.append(m.text) if m.type == "error" and "422" not in m.text else None)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.goto(f"{address}/?{query}")
-        page.click("#tab-inside-button")
-        page.wait_for_selector("#inside-gpt .inside-lens td")
-        return page
+        first = visit(f"/?{query}", **options)
+        first.open_tab("inside")
+        first.page.wait_for_selector("#inside-gpt .inside-lens td")
+        return first
 
-    yield start
-    for context in contexts:
-        context.close()
-    assert faults == []
+    return start
+
+
+@pytest.fixture
+def inside(visit_inside):
+    """As `visit_inside`, but the function returns the browser's page."""
+    return lambda query="", **options: visit_inside(query, **options).page
 
 
 def show(page, text, model="gpt-shakespeare"):
@@ -116,7 +113,7 @@ def test_link_opens_the_text_at_its_character(inside):
     assert page.text_content("#inside-gpt .tokens-content") == f"ROMEO:{text}"
     assert page.eval_on_selector_all("#inside-gpt .token", "all => all.findIndex(t => t.classList.contains('selected'))") == 10
     select(page, 12)
-    assert "at=6" in page.url
+    page.wait_for_function("location.search.includes('at=6')")
     page.click("#tab-write-button")
     page.evaluate("history.replaceState(null, '', location.href.replace('at=6', 'at=2'))")  # as another choice in Write does
     page.click("#tab-inside-button")
@@ -159,7 +156,7 @@ def test_error_is_a_sentence(inside):
     page.wait_for_function("document.querySelector('#inside-gpt [role=status]').textContent.includes('up to 5,000')")
     assert page.locator("#inside-gpt .inside-results").is_hidden()
     show(page, TEXT)
-    assert page.locator("#inside-gpt .inside-results").is_visible()
+    page.locator("#inside-gpt .inside-results").wait_for()
 
 
 def test_hostile_text_is_shown_as_text(inside):
@@ -172,11 +169,12 @@ def test_hostile_text_is_shown_as_text(inside):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize(("name", "size"), [("wide", (1280, 900)), ("phone", (390, 844))])
-def test_everything_fits(inside, theme, name, size, tmp_path):
-    page = inside(f"__theme={theme}", viewport={"width": size[0], "height": size[1]})
+def test_everything_fits(visit_inside, theme, name, size):
+    first = visit_inside(f"__theme={theme}", viewport={"width": size[0], "height": size[1]}, color_scheme=theme)
+    page = first.page
     show(page, "But soft, what light through yonder window breaks?")
     select(page, 40)
-    page.screenshot(path=tmp_path / f"inside-{name}-{theme}.png", full_page=True)
+    first.screenshot(f"inside-gpt-{name}-{theme}")
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     small = page.eval_on_selector_all(
         "#inside-gpt :is(button, select, textarea, .inside-heads label)",

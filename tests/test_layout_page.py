@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 import re
 import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -14,14 +12,13 @@ from ui.tabs.write import EXAMPLES
 
 SIZES = {"phone": (390, 844), "laptop": (1280, 900), "projector": (1920, 1080)}
 THEMES = ("light", "dark")
-SCREENSHOTS = os.environ.get("SCREENSHOTS")  # a folder, to look at them
-# The sum of the shifts that do not follow an input of the visitor within half a second.
-MEASURE_SHIFT = """
-window.shift = 0;
-new PerformanceObserver((list) => {
-  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shift += entry.value;
-}).observe({ type: "layout-shift", buffered: true });
-"""
+# The sum of the shifts since the page was opened that do not follow an input of the visitor within half a second.
+MEASURE_SHIFT = """() => {
+  window.shift = 0;
+  new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shift += entry.value;
+  }).observe({ type: "layout-shift", buffered: true });
+}"""
 
 
 @pytest.fixture
@@ -66,8 +63,7 @@ def test_prompt_generate_and_model_are_in_one_view(sized, size, theme):
         place = box(first, ".ladder.shown")
         assert place["y"] + place["height"] <= height
     assert first.page.evaluate("document.documentElement.scrollWidth") <= width
-    if SCREENSHOTS:
-        first.page.screenshot(path=Path(SCREENSHOTS) / f"write-{size}-{theme}.png")
+    first.screenshot(f"layout-{size}-{theme}")
 
 
 @pytest.mark.browser
@@ -83,13 +79,9 @@ def test_generate_stays_in_reach_on_a_phone(sized):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("size", SIZES)
-def test_page_hardly_moves_while_it_loads_and_is_used(chromium, address, size):
-    width, height = SIZES[size]
-    context = chromium.new_context(viewport={"width": width, "height": height})
-    page = context.new_page()
-    page.add_init_script(MEASURE_SHIFT)
-    page.goto(address)
-    page.wait_for_selector("#text .token", state="attached")
+def test_page_hardly_moves_while_it_loads_and_is_used(sized, size):
+    page = sized(size).page
+    page.evaluate(MEASURE_SHIFT)
     page.wait_for_timeout(1500)
     if size == "phone":
         page.click(".picker-toggle")
@@ -101,7 +93,6 @@ def test_page_hardly_moves_while_it_loads_and_is_used(chromium, address, size):
     page.wait_for_selector("#samples li")
     page.wait_for_timeout(1000)
     assert page.evaluate("window.shift") < 0.1
-    context.close()
 
 
 @pytest.mark.browser
@@ -209,13 +200,13 @@ def test_glossary_explains_the_terms_of_the_page(visit):
     glossary.wait_for()
     assert "Bit, bits per character" in glossary.locator(".wanted").inner_text()
     first.page.keyboard.press("Escape")
-    assert not glossary.is_visible()
+    glossary.wait_for(state="hidden")
     first.page.click("#open-glossary")
     terms = " ".join(glossary.locator("dt").all_inner_texts()).lower()
     for word in ("bit", "nat", "held-out", "parameter", "temperature", "token", "surprisal", "top-k", "context", "seed"):
         assert word in terms
     first.page.get_by_role("button", name="Close the glossary").click()
-    assert not glossary.is_visible()
+    glossary.wait_for(state="hidden")
     broken = "terms => terms.map((term) => term.hash.slice(1)).filter((id) => !document.getElementById(id))"
     assert first.page.eval_on_selector_all("a.term", broken) == []
 
@@ -238,7 +229,9 @@ def test_touch_targets_have_24_pixels(sized, tab):
     if tab == "write":
         first.page.click(".picker-toggle")
         first.page.click("#more > button")
+        first.page.wait_for_selector("#top-k input")
         first.page.click("#hub > button")
+        first.page.wait_for_selector("#hub-open")
         first.page.click(".programs summary")
         first.page.wait_for_selector(".programs pre")
     else:

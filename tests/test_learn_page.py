@@ -90,7 +90,8 @@ def tab(visit):
     def start(theme="light", **options):
         first = visit(f"/?__theme={theme}", color_scheme=theme, **options)
         first.open_tab("learn")
-        first.page.wait_for_selector(".learn-curve svg")
+        first.page.wait_for_selector(".learn .token")
+        first.page.wait_for_selector(".learn-curve circle")
         return first
 
     return start
@@ -129,8 +130,8 @@ def test_character_shows_its_distribution_and_stays_selected(tab):
 def test_play_runs_through_all_moments(tab):
     page = tab(reduced_motion="no-preference").page
     page.get_by_role("button", name="Play").click()
-    assert page.inner_text(".learn-moment") == "before training"
-    assert page.inner_text(".learn-play") == "Pause"
+    state = page.evaluate("['moment', 'play'].map((part) => document.querySelector(`.learn-${part}`).textContent)")
+    assert state == ["before training", "Pause"]
     page.wait_for_function("document.querySelector('.learn-moment').textContent.startsWith('after 20 steps')")
     page.get_by_role("button", name="Play").wait_for()
 

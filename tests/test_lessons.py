@@ -19,7 +19,7 @@ from ui.lessons import FOLDER, LessonError, list_lessons, load_lessons, parse_le
 from ui.model_registry import default_model, get_model
 from ui.session import GenerationRequest
 
-TABS = {"write", "compare", "score", "inside", "learn", "turn", "morph"}
+TABS = {"write", "compare", "score", "inside", "learn", "train", "turn", "morph"}
 STEPS = [(lesson.number, i, step) for lesson in load_lessons() for i, step in enumerate(lesson.steps, start=1)]
 PLAIN = """\
 ---

@@ -64,14 +64,18 @@ def test_prediction_is_answered_in_words_and_the_page_is_set_up(visit):
     assert panel(first).locator(".lesson-answer").inner_text().startswith("Not quite. The answer: Almost certainly u.")
     assert panel(first).locator(".lesson-option small").all_text_contents() == ["your answer", "right"]
     assert (first.prompt, first.text) == ("q", "u")
-    assert first.page.input_value("#prompt textarea") == "q"
-    assert first.page.input_value("#temperature input[type=number]") == "1"
+    first.wait_for_value("#prompt textarea", "q")
+    first.wait_for_value("#temperature input[type=number]", "1")
     first.until(lambda: parameters(first).get("at") == "0", "the selected character in the address")
     assert (parameters(first)["lesson"], parameters(first)["model"]) == ("1.1", "bigram-shakespeare")
     explanation = first.page.locator("#text .explanation")
     first.until(lambda: "96.7" in explanation.inner_text(), "the explanation of u")
-    bottom = panel(first).bounding_box()["y"] + panel(first).bounding_box()["height"]
-    assert explanation.bounding_box()["y"] >= bottom - 1  # it is not behind the panel
+
+    def is_below_the_panel():
+        place = panel(first).bounding_box()
+        return explanation.bounding_box()["y"] >= place["y"] + place["height"] - 1
+
+    first.until(is_below_the_panel, "the explanation not to be behind the panel")
     panel(first).locator(".lesson-option").nth(1).dispatch_event("click")  # a prediction is made once
     assert panel(first).locator(".lesson-answer").inner_text().startswith("Not quite.")
 
@@ -151,7 +155,7 @@ def test_step_scores_a_passage(visit):
     choose(first, 1)
     first.until(lambda: text.input_value().startswith("Full fathom five"), "the other passage, in the open tab")
     first.open_tab("write")
-    assert "passage" not in parameters(first)
+    first.until(lambda: "passage" not in parameters(first), "the address of the tab")
     assert parameters(first)["lesson"] == "7.2"
 
 
@@ -237,7 +241,7 @@ def test_fits_the_screen_and_axe_finds_nothing(visit, theme, width):
     choose(first, 0)
     wait_for_caption(first, "bigram-shakespeare")
     first.page.wait_for_timeout(500)
-    first.page.screenshot(path=f"runs/screenshots/lesson-answer-{width}-{theme}.png")
+    first.screenshot(f"lesson-answer-{width}-{theme}")
     assert first.page.evaluate("document.documentElement.scrollWidth") <= width
     assert panel(first).bounding_box()["height"] < 0.62 * 844  # the text stays visible
     assert first.violations() == []

@@ -126,10 +126,10 @@ def test_another_model_brings_its_own_examples(visit):
     first.page.get_by_role("option", name="Lines of Shakespeare's plays").click()
     start, end, distance, *_ = EXAMPLES["shakespeare"]
     for part in ("#from", "#line"):
-        first.until(lambda part=part: first.page.input_value(f"{part} input, {part} textarea") == start, "an example")
-    assert first.page.input_value("#to input, #to textarea") == end
-    assert first.page.input_value("#distance input[type=number]") == str(distance)
+        first.wait_for_value(f"{part} input, {part} textarea", start)
+    first.wait_for_value("#to input, #to textarea", end)
+    first.wait_for_value("#distance input[type=number]", str(distance))
     first.until(lambda: first.page.locator("#interpolation li").last.inner_text() == end, "the interpolation")
     first.until(lambda: first.page.locator("#samples li").count() == SAMPLES // 2, "the samples")
-    assert first.page.inner_text("#morph h2 >> nth=2") == "Invent lines"
+    first.until(lambda: first.page.inner_text("#morph h2 >> nth=2") == "Invent lines", "the title")
     first.until(lambda: f"It comes back as “{start}”" in first.page.inner_text("#around"), "the reconstruction")

@@ -200,10 +200,11 @@ def test_open_generate_and_follow_the_link(visit, hub, folder):
     first.page.fill("#hub-id textarea, #hub-id input", "alice/tiny")
     first.page.click("#hub-open")
     first.until(lambda: "alice/tiny is open" in first.page.text_content("#hub-message"), "the model to open")
-    assert first.page.is_checked(f"#models input[value='alice/tiny@{commit}']")
+    chosen = f"#models input[value='alice/tiny@{commit}']:checked"
+    first.page.wait_for_selector(chosen)
     first.generate("abc")
     text = first.wait_for_text()
     model_registry._hub_models.clear()  # as after a restart
     other = visit("/?" + first.query())
     assert other.wait_for_text() == text
-    assert other.page.is_checked(f"#models input[value='alice/tiny@{commit}']")
+    other.page.wait_for_selector(chosen)

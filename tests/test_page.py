@@ -33,7 +33,7 @@ def test_every_control_has_a_name_and_is_reachable_by_keyboard(visit):
     assert {"Generate", "Continue", "ROMEO:", "Copy link", "Copy as Python", "prompt", "temperature", "length"} <= reached
     first.page.click("#more button")
     for name in ("Temperature", "Length", "Top-k", "Top-p", "Min-p"):
-        assert first.page.get_by_role("slider", name=re.compile(name)).count() == 1, name
+        first.page.get_by_role("slider", name=re.compile(name)).wait_for()  # it fails if there are two
     nameless = first.page.evaluate(
         """[...document.querySelectorAll("#write button, #write input, #write textarea")]
         .filter(e => e.offsetParent && !(e.textContent || e.ariaLabel || e.labels?.length || e.title || e.closest("label")))
@@ -67,7 +67,7 @@ def test_link_shows_the_same_text_to_another_visitor(visit):
     first.until(lambda: "length=300" in first.page.url, "the link of the whole text in the address")
     other = visit("/?" + first.page.url.split("?", 1)[1])
     assert other.wait_for_text() == text
-    assert other.page.input_value("#prompt textarea") == 'HAMLET:\nTo <be> & "not" to be?  é\n'
+    other.wait_for_value("#prompt textarea", 'HAMLET:\nTo <be> & "not" to be?  é\n')
 
 
 @pytest.mark.browser

@@ -1,7 +1,5 @@
 """The tab Score in a browser."""
 
-from pathlib import Path
-
 import pytest
 
 from ui.model_registry import get_model
@@ -9,32 +7,21 @@ from ui.scoring import score
 
 pytestmark = pytest.mark.browser
 
-AXE = Path(__file__).resolve().parents[1] / "node_modules" / "axe-core" / "axe.min.js"
 MARKUP = "<img src=x onerror=\"document.title='hacked'\"><b>&amp;"
 SIZES = [(1280, 900), (390, 844)]
 
 
 @pytest.fixture
-def open_score(chromium, address):
-    """A function that opens the tab and returns the browser's page."""
-    contexts, faults = [], []
+def score_tab(visit):
+    """A function that opens the tab and returns its visitor."""
 
     def start(query="", **options):
-        contexts.append(chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(60_000)
-        # The browser itself reports the status of an answer that is a sentence for the visitor.
-        page.on("console", lambda m: faults.append(m.text) if m.type == "error" and "422" not in m.text else None)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.goto(f"{address}/?tab=score{query}")
-        page.wait_for_selector("#tab-score-button[aria-selected=true]")
-        page.wait_for_selector("#score form")
-        return page
+        first = visit(f"/?tab=score{query}", **options)
+        first.page.wait_for_selector("#tab-score-button[aria-selected=true]")
+        first.page.wait_for_selector("#score form")
+        return first
 
-    yield start
-    for context in contexts:
-        context.close()
-    assert faults == []
+    return start
 
 
 def run(page, text, *models):
@@ -48,16 +35,16 @@ def run(page, text, *models):
     page.wait_for_function("!['', 'Scoring…'].includes(document.querySelector('#score .status').textContent)")
 
 
-def test_nothing_runs_until_the_visitor_asks(open_score):
-    page = open_score()
+def test_nothing_runs_until_the_visitor_asks(score_tab):
+    page = score_tab().page
     assert page.locator("#score .score-results").is_hidden()
     chosen = page.locator("#score form input:checked").evaluate_all("inputs => inputs.map((input) => input.value)")
     assert {"bigram-shakespeare", "ngram-shakespeare", "gpt-shakespeare"} <= set(chosen)
     assert not any(name.startswith("vae") or name.endswith("-names") for name in chosen)
 
 
-def test_figures_are_those_of_the_models(open_score):
-    page, text = open_score(), "To be, or not to be"
+def test_figures_are_those_of_the_models(score_tab):
+    page, text = score_tab().page, "To be, or not to be"
     run(page, text, "gpt-shakespeare", "bigram-shakespeare", "vae-shakespeare")
     values = {
         row.locator(".bar-name").inner_text(): row.locator(".bar-value").inner_text()
@@ -73,8 +60,8 @@ def test_figures_are_those_of_the_models(open_score):
     assert "Of a VAE only an upper bound is known" in page.inner_text("#score .notes")
 
 
-def test_a_place_compares_the_models(open_score):
-    page, text = open_score(), "To be, or not to be"
+def test_a_place_compares_the_models(score_tab):
+    page, text = score_tab().page, "To be, or not to be"
     run(page, text, "gpt-shakespeare", "bigram-shakespeare")
     models = score(["gpt-shakespeare", "bigram-shakespeare"], text)["models"]
     expected = {f"{one['bits'][5]:.1f} bits" for one in models}
@@ -93,16 +80,38 @@ def test_a_place_compares_the_models(open_score):
     assert page.locator("#score .token.selected").count() == 1
 
 
-def test_pointing_at_a_character_compares_the_models_there(open_score):
-    page = open_score()
+def test_pointing_at_a_character_compares_the_models_there(score_tab):
+    page = score_tab().page
     run(page, "To be, or not to be", "gpt-shakespeare", "bigram-shakespeare")
     page.locator("#score .token").nth(3).click()
     page.locator("#score .token").nth(7).hover()
     assert page.inner_text("#score .place h3") == "o after “To be,␣”"
 
 
-def test_unknown_characters_and_capitals_are_named(open_score):
-    page = open_score()
+def test_copied_spans_are_underlined_for_the_model_that_is_shown(score_tab):
+    page = score_tab().page
+    run(page, "O, But, soft! what light through yonder window breaks? Aye.\n", "gpt-shakespeare", "bpe-shakespeare")
+    page.check("#score .copied-panel input")
+    page.wait_for_selector("#score .copied-list li")
+    assert "from Romeo and Juliet, ROMEO" in page.inner_text("#score .copied-list")
+    marked = "tokens => tokens.map((token) => token.textContent).join('')"
+    assert "soft! what light through yonder window breaks?" in page.eval_on_selector_all("#score .token.copied", marked)
+    page.locator("#score fieldset.segments input").nth(1).check()
+    page.wait_for_selector("#score .token.copied")  # the switch stays on
+    assert page.is_checked("#score .copied-panel input")
+
+
+def test_capitals_do_not_matter_to_models_that_do_not_know_them(score_tab):
+    page = score_tab().page
+    run(page, "Emma\nqqqq\n", "gpt-names")
+    page.check("#score .copied-panel input")
+    page.wait_for_selector("#score .token.copied")
+    assert page.locator("#score .token.copied").all_inner_texts() == list("Emma")
+    assert page.inner_text("#score .copied-summary").startswith("1 of 2 names is in the training list")
+
+
+def test_unknown_characters_and_capitals_are_named(score_tab):
+    page = score_tab().page
     run(page, "Zoë\n", "bigram-names", "bpe-shakespeare")
     notes = page.inner_text("#score .notes")
     assert "never saw them: ë" in notes
@@ -114,8 +123,8 @@ def test_unknown_characters_and_capitals_are_named(open_score):
     assert page.locator("#score .token.unknown").all_inner_texts() == ["ë"]
 
 
-def test_hostile_text_stays_text(open_score):
-    page = open_score()
+def test_hostile_text_stays_text(score_tab):
+    page = score_tab().page
     run(page, MARKUP, "gpt-shakespeare", "bpe-shakespeare")
     assert page.locator("#score .tokens").inner_text() == MARKUP
     for token in page.locator("#score .token").all()[:12]:
@@ -124,8 +133,8 @@ def test_hostile_text_stays_text(open_score):
     assert page.title() != "hacked"
 
 
-def test_what_is_missing_is_a_sentence(open_score):
-    page = open_score()
+def test_what_is_missing_is_a_sentence(score_tab):
+    page = score_tab().page
     run(page, "")
     assert "Write or paste a text first" in page.inner_text("#score .status")
     run(page, "x" * 5001)
@@ -139,8 +148,8 @@ def test_what_is_missing_is_a_sentence(open_score):
     assert "Choose at least one model" in page.inner_text("#score .status")
 
 
-def test_names_are_scored_by_the_models_of_names(open_score):
-    page = open_score()
+def test_names_are_scored_by_the_models_of_names(score_tab):
+    page = score_tab().page
     page.get_by_role("button", name="Names", exact=True).click()
     chosen = page.locator("#score form input:checked").evaluate_all("inputs => inputs.map((input) => input.value)")
     assert chosen
@@ -149,12 +158,11 @@ def test_names_are_scored_by_the_models_of_names(open_score):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-def test_axe_finds_nothing_and_nothing_is_too_wide(open_score, theme, size):
-    page = open_score(f"&__theme={theme}", viewport={"width": size[0], "height": size[1]})
+def test_axe_finds_nothing_and_nothing_is_too_wide(score_tab, theme, size):
+    first = score_tab(f"&__theme={theme}", viewport={"width": size[0], "height": size[1]}, color_scheme=theme)
+    page = first.page
     page.get_by_role("button", name="An e-mail of today").click()
     page.get_by_role("button", name="Score", exact=True).click()
     page.locator("#score .token").nth(3).click()
-    page.add_script_tag(path=str(AXE))
-    violations = page.evaluate("axe.run('#score').then((result) => result.violations)")
-    assert [(v["id"], [n["html"][:120] for n in v["nodes"]][:3]) for v in violations] == []
+    assert first.violations() == []
     assert page.evaluate("document.querySelector('#score').scrollWidth <= document.querySelector('#score').clientWidth")

@@ -6,7 +6,6 @@ import urllib.request
 
 import pytest
 import torch
-from browser import Visit
 
 from gpt import LanguageModel
 from train.data import load_dataset
@@ -97,9 +96,12 @@ def by_context(address):
         return {passage["context"]: passage for passage in json.load(response)["passages"]}
 
 
-class TurnVisit(Visit):
-    def wait_until_loaded(self):
-        self.page.click("#tab-turn-button")
+class Game:
+    """The tab of a visitor."""
+
+    def __init__(self, visitor):
+        self.visitor, self.page = visitor, visitor.page
+        visitor.open_tab("turn")
         self.page.wait_for_selector(".turn-key")
 
     @property
@@ -118,17 +120,9 @@ class TurnVisit(Visit):
 
 
 @pytest.fixture
-def play(chromium, address):
-    visits = []
-
-    def start(path="", **options):
-        visits.append(TurnVisit(chromium, address, path, **options))
-        return visits[-1]
-
-    yield start
-    for visit in visits:
-        visit.context.close()
-        assert visit.faults == []
+def play(visit):
+    """A function that opens the tab."""
+    return lambda path="", **options: Game(visit(path, **options))
 
 
 def key_of(character):
@@ -140,101 +134,89 @@ def wrong_key(character):
 
 
 @pytest.mark.browser
-def test_whole_passage_by_keyboard(play, by_context, tmp_path):
-    visit = play()
-    passage = by_context[visit.page.text_content(".turn-context")]
+def test_whole_passage_by_keyboard(play, by_context):
+    game = play()
+    passage = by_context[game.page.text_content(".turn-context")]
     answer = passage["answer"]
-    visit.page.focus(".turn-passage")
-    visit.page.keyboard.press(wrong_key(answer[0]))
-    assert visit.message == f"Not {wrong_key(answer[0])}. Guess again."
-    assert visit.rows() == {}
+    game.page.focus(".turn-passage")
+    game.page.keyboard.press(wrong_key(answer[0]))
+    assert game.message == f"Not {wrong_key(answer[0])}. Guess again."
+    assert game.rows() == {}
     for i, character in enumerate(answer):
-        visit.page.keyboard.press(key_of(character))
-        assert visit.found == answer[: i + 1]
-    assert visit.message.endswith(f"That was the passage: {passage['speaker']} in {passage['play']}.")
-    rows = visit.rows()
+        game.page.keyboard.press(key_of(character))
+        assert game.found == answer[: i + 1]
+    assert game.message.endswith(f"That was the passage: {passage['speaker']} in {passage['play']}.")
+    rows = game.rows()
     # 29 first guesses and one second one.
     upper = -(29 / 30) * math.log2(29 / 30) + math.log2(30) / 30
     assert rows["You"] == f"{2 / 30:.2f} to {upper:.2f}"
     for name, model in zip(["Bigram", "N-gram", "GPT"], passage["models"], strict=True):
         assert float(rows[name]) == pytest.approx(sum(model["bits"]) / ANSWER_CHARS, abs=0.006)
     assert rows["Blind guessing"] == f"{math.log2(36):.2f}"
-    visit.page.screenshot(path=tmp_path / "turn.png", full_page=True)
-    visit.page.keyboard.press("e")
-    assert visit.found == answer
-    visit.page.click("text=Another passage")
-    assert visit.page.text_content(".turn-context") in by_context.keys() - {passage["context"]}
-    assert visit.rows() == rows  # what was measured is kept
-    assert visit.page.evaluate("document.activeElement.className") == "turn-passage"
+    game.visitor.screenshot("turn-results")
+    game.page.keyboard.press("e")
+    assert game.found == answer
+    game.page.click("text=Another passage")
+    assert game.page.text_content(".turn-context") in by_context.keys() - {passage["context"]}
+    assert game.rows() == rows  # what was measured is kept
+    assert game.page.evaluate("document.activeElement.className") == "turn-passage"
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("path", ["/", "/?__theme=dark"])
 def test_phone_has_a_keyboard_of_its_own(play, by_context, path):
-    visit = play(path, viewport={"width": 390, "height": 844}, has_touch=True)
-    answer = by_context[visit.page.text_content(".turn-context")]["answer"]
+    game = play(path, viewport={"width": 390, "height": 844}, has_touch=True)
+    answer = by_context[game.page.text_content(".turn-context")]["answer"]
     wrong = wrong_key(answer[0])
-    visit.page.tap(f".turn-key:text-is('{wrong}')")
-    assert visit.message == f"Not {wrong}. Guess again."
-    assert visit.page.get_attribute(f".turn-key:text-is('{wrong}')", "aria-disabled") == "true"
-    visit.page.tap(f".turn-key:text-is('{answer[0].lower()}')")
-    assert visit.message.startswith(f"Yes: {answer[0]}, with guess 2. The GPT would have guessed ")
-    visit.page.tap("text=Reveal it")
-    assert visit.message.startswith("It was: ")
-    assert visit.found == answer[:2]
-    sizes = visit.page.evaluate(
+    game.page.tap(f".turn-key:text-is('{wrong}')")
+    assert game.message == f"Not {wrong}. Guess again."
+    assert game.page.get_attribute(f".turn-key:text-is('{wrong}')", "aria-disabled") == "true"
+    game.page.tap(f".turn-key:text-is('{answer[0].lower()}')")
+    assert game.message.startswith(f"Yes: {answer[0]}, with guess 2. The GPT would have guessed ")
+    game.page.tap("text=Reveal it")
+    assert game.message.startswith("It was: ")
+    assert game.found == answer[:2]
+    sizes = game.page.evaluate(
         """[...document.querySelectorAll("#turn button")].map(e => e.getBoundingClientRect())
         .map(r => [r.width, r.height, r.left, r.right])"""
     )
     assert all(width >= 24 and height >= 40 and left >= 0 and right <= 390 for width, height, left, right in sizes)
-    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert game.page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 @pytest.mark.browser
 def test_keys_go_to_the_button_with_the_focus_and_to_fields_elsewhere(play):
-    visit = play()
-    visit.page.focus("text=Reveal it")
-    visit.page.keyboard.press("Enter")
-    assert visit.message.startswith("It was: ")
-    assert len(visit.found) == 1
-    visit.page.keyboard.press("Control+a")
-    assert len(visit.found) == 1
-    visit.page.click("#tab-write-button")
-    visit.page.fill("#prompt textarea", "")
-    visit.page.type("#prompt textarea", "the same")
-    assert visit.page.input_value("#prompt textarea") == "the same"
-    visit.page.click("#tab-turn-button")
-    assert len(visit.found) == 1
-    assert visit.message.startswith("It was: ")
+    game = play()
+    game.page.focus("text=Reveal it")
+    game.page.keyboard.press("Enter")
+    assert game.message.startswith("It was: ")
+    assert len(game.found) == 1
+    game.page.keyboard.press("Control+a")
+    assert len(game.found) == 1
+    game.page.click("#tab-write-button")
+    game.page.fill("#prompt textarea", "")
+    game.page.type("#prompt textarea", "the same")
+    assert game.page.input_value("#prompt textarea") == "the same"
+    game.page.click("#tab-turn-button")
+    assert len(game.found) == 1
+    assert game.message.startswith("It was: ")
 
 
 @pytest.mark.browser
-def test_game_says_that_the_server_does_not_answer_and_tries_again(chromium, address):
-    context = chromium.new_context()
-    try:
-        page = context.new_page()
-        page.route("**/page/passages", lambda route: route.abort())
-        page.goto(address)
-        page.click("#tab-turn-button")
-        page.wait_for_selector("text=The server does not answer.")
-        page.unroute("**/page/passages")
-        page.get_by_role("button", name="Try again").click()
-        page.wait_for_selector(".turn-key")
-    finally:
-        context.close()
+def test_game_says_that_the_server_does_not_answer_and_tries_again(visit):
+    first = visit()
+    first.page.route("**/page/passages", lambda route: route.abort())
+    first.open_tab("turn")
+    first.page.wait_for_selector("text=The server does not answer.")
+    first.faults.clear()  # the browser logs the failure
+    first.page.unroute("**/page/passages")
+    first.page.get_by_role("button", name="Try again").click()
+    first.page.wait_for_selector(".turn-key")
 
 
 @pytest.mark.browser
-def test_passages_are_requested_when_the_tab_is_opened(chromium, address, monkeypatch):
+def test_passages_are_requested_when_the_tab_is_opened(visit, monkeypatch):
     monkeypatch.setattr(LanguageModel, "forward", None)  # would fail if it were called
-    context = chromium.new_context()
-    try:
-        page = context.new_page()
-        requested = []
-        page.on("request", lambda request: requested.append(request.url))
-        page.goto(address)
-        page.wait_for_selector("#tab-turn-button")
-        page.wait_for_load_state("networkidle")
-        assert not [url for url in requested if url.endswith("passages")]
-    finally:
-        context.close()
+    first = visit()
+    first.page.wait_for_load_state("networkidle")
+    assert "passages" not in first.requests

@@ -3,7 +3,6 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { describeCell, describeRow, describeStep, per100 } from "../../ui/static/js/bigram-words.js";
 import { moveCell, shade } from "../../ui/static/js/heat-map.js";
-import { polyline, thin } from "../../ui/static/js/loss-curve.js";
 
 const TOKENS = ["\n", " ", "a", "q", "u"];
 const ROW = [0, 3, 0, 0, 97];
@@ -70,24 +69,4 @@ test("a character of the vocabulary goes to its row; other keys do nothing", () 
 
 test("shades grow from 0 to 1, the more quickly the rarer", () => {
   assert.deepEqual([0, 0.01, 0.25, 1].map(shade), [0, 0.1, 0.5, 1]);
-});
-
-test("a curve spans its plot, and what leaves the range stays at its edge", () => {
-  const points = [
-    { step: 0, loss: 4 },
-    { step: 5, loss: 3 },
-    { step: 20, loss: 9 },
-  ];
-  assert.equal(polyline(points, "loss", { low: 2, high: 4 }), "0.00,0.00 25.00,50.00 100.00,0.00");
-  assert.equal(polyline([{ step: 0, loss: 2 }], "loss", { low: 2, high: 4 }), "0.00,100.00");
-  assert.equal(polyline([], "loss", { low: 2, high: 4 }), "");
-});
-
-test("a long curve is thinned to every other point, with its first and last", () => {
-  const points = Array.from({ length: 7 }, (_, step) => ({ step }));
-  assert.equal(thin(points, 7), points);
-  assert.deepEqual(
-    thin([...points, { step: 7 }], 7).map(({ step }) => step),
-    [0, 2, 4, 6, 7],
-  );
 });

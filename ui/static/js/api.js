@@ -6,10 +6,41 @@ export class VisitorError extends Error {}
 
 const UNREACHABLE = "The server does not answer. It may be restarting; please try again in a moment.";
 
-const request = async (path, options) => {
-  let response;
+const VISIT = "visit"; // in the session storage of this browser tab
+const PING_MS = 5 * 60_000; // the server ends a visit after 15 minutes without a request
+
+let visit; // what names this visit to the server, which keeps a visitor's text and models for it; undefined before the first text
+let pings; // the timer
+
+/** The session storage; undefined where the browser forbids it, for instance in another site's frame. */
+const storage = () => {
   try {
-    response = await fetch(new URL(`page/${path}`, document.baseURI), options);
+    return sessionStorage;
+  } catch {
+    return undefined;
+  }
+};
+
+/** What names this visit to the server; undefined before it has begun. */
+export const currentVisit = () => {
+  const stored = visit ?? storage()?.getItem(VISIT);
+  if (stored && visit === undefined) keepVisit(stored);
+  return visit;
+};
+
+/** The server knows this visit by an id: send it with each request, and one now and then. */
+const keepVisit = (id) => {
+  visit = id;
+  storage()?.setItem(VISIT, id);
+  clearInterval(pings);
+  pings = setInterval(() => post("visit/ping", {}).catch(() => {}), PING_MS); // the next request says what is wrong
+};
+
+const request = async (path, { headers, ...options } = {}) => {
+  let response;
+  const own = currentVisit() && { "X-Visit": currentVisit() };
+  try {
+    response = await fetch(new URL(`page/${path}`, document.baseURI), { ...options, headers: { ...headers, ...own } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new VisitorError(UNREACHABLE);
@@ -32,6 +63,10 @@ export const fetchJson = async (path, body, signal) =>
   (await (body === undefined ? request(path, { signal }) : post(path, body, signal))).json();
 
 let models;
+const modelListeners = new Set();
+
+/** Call a function with the models whenever the page offers others. */
+export const onModels = (listener) => modelListeners.add(listener);
 
 /**
  * The models that the page offers, in the order of the server, which sorts them by text and from worst to best.
@@ -41,9 +76,14 @@ let models;
 export const fetchModels = (again = false) => {
   if (!models || again) {
     models = fetchJson("models");
-    models.catch(() => {
-      models = undefined; // ask again next time
-    });
+    models.then(
+      (answer) => {
+        if (again) for (const listener of modelListeners) listener(answer.models);
+      },
+      () => {
+        models = undefined; // ask again next time
+      },
+    );
   }
   return models;
 };
@@ -94,8 +134,44 @@ export const openModel = async (id, onProgress) => {
   return opened;
 };
 
+/**
+ * Hand the server a text to train on; the first one begins the visit.
+ * @param {string} name What to call it.
+ * @param {Blob} content
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<object>} What it says of the text: see `TextReport` in train/text_report.py.
+ */
+export const uploadText = async (name, content, signal) => {
+  const response = await request(`train/text?name=${encodeURIComponent(name)}`, { method: "POST", body: content, signal });
+  const { visit: id, ...report } = await response.json();
+  keepVisit(id);
+  return report;
+};
+
+/**
+ * Train a model on the text of this visit.
+ * @param {object} choices See `run` in ui/training.py.
+ * @param {AbortSignal} [signal] Ends the training, as leaving the page does; nothing is kept.
+ * @yields {object} The events of train/worker.py, and {event: "queue", before, seconds} while others are trained.
+ */
+export async function* streamTraining(choices, signal) {
+  const response = await post("train/run", choices, signal);
+  for await (const line of readLines(response.body)) yield JSON.parse(line);
+}
+
+/** The folder of a model of this visit, as a .zip. */
+export const fetchZip = async (id) => (await request(`train/zip/${encodeURIComponent(id)}`)).blob();
+
+/** Delete the text and the models of this visit. */
+export const endVisit = async () => {
+  await post("visit/end", {});
+  clearInterval(pings);
+  visit = undefined;
+  storage()?.removeItem(VISIT);
+};
+
 /** The lines of a stream of bytes. Raises VisitorError if it breaks. */
-export async function* readLines(body) {
+async function* readLines(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   let ended = false;

@@ -42,10 +42,11 @@ export const caption = ({ model, query, tokens }) => {
  * @param {object} model
  * @param {object[]} models All of them; one that reads single characters tells how many there are.
  */
-export const heldOut = ({ bits_per_character: bits, dataset, likelihood }, models) => {
+export const heldOut = ({ bits_per_character: bits, dataset, likelihood, is_own: isOwn }, models) => {
   if (!bits) return "";
   const figure = `${likelihood === "bound" ? "at most " : ""}${bits.toFixed(2)}`;
-  const alphabet = models.find((other) => other.dataset === dataset && other.unit === "character")?.vocabulary;
+  const isOfText = (other) => other.dataset === dataset && other.is_own === isOwn && other.unit === "character";
+  const alphabet = models.find(isOfText)?.vocabulary;
   const guess = alphabet ? `; guessing needs ${Math.log2(alphabet.length).toFixed(2)}` : "";
   const sentence = `${figure} bits per character on unseen text: ${bits.toFixed(2)} yes/no questions per letter${guess}.`;
   return sentence[0].toUpperCase() + sentence.slice(1);

@@ -1,12 +1,11 @@
 /** One text of the tab Compare: who writes it, the text, and what is known of it. */
 import { nameOf } from "./chooser.js";
 import { create } from "./dom.js";
+import { formatCount } from "./text.js";
 import { createTokens } from "./tokens.js";
 
 /** The letter of a column. */
 export const letterOf = (index) => String.fromCharCode(65 + index);
-
-const shortCount = (n) => (n < 1e6 ? n.toLocaleString("en-US") : `${(n / 1e6).toFixed(1)} million`);
 
 /**
  * Create a column.
@@ -31,7 +30,7 @@ export const createColumn = ({ model, temperature, query }, index, isTemperature
           "On unseen text",
           bits ? `${model.likelihood === "bound" ? "at most " : ""}${bits.toFixed(2)} bits per character` : "not measured",
         ],
-        ["Parameters", shortCount(model.parameters)],
+        ["Parameters", formatCount(model.parameters)],
         ["Sees", model.context],
       ];
   const list = create("dl");

@@ -1,12 +1,13 @@
 /** The tab Compare: one prompt and one seed, continued by several models, or by one model at five temperatures. */
-import { fetchJson, fetchModels, streamText, VisitorError } from "./api.js";
+import { fetchJson, fetchModels, onModels, streamText, VisitorError } from "./api.js";
 import { drawBars } from "./bars.js";
-import { createChooser, nameOf } from "./chooser.js";
+import { createChooser, ladder, nameOf } from "./chooser.js";
 import { createColumn, letterOf } from "./column.js";
 import { createDistribution } from "./distribution.js";
 import { create } from "./dom.js";
 import { describesComparison, fromQuery, paramsOf, toQuery, updateAddress } from "./link.js";
 import { createPacer } from "./pace.js";
+import { createSegments } from "./segments.js";
 import { bitsPerCharacter, muchMoreSurprised, perCharacter, THRESHOLD_BITS } from "./surprisal.js";
 import { onOpen } from "./tabs.js";
 import { formatBits, nameToken, quote } from "./text.js";
@@ -36,6 +37,10 @@ export const mount = async (element) => {
   element.replaceChildren(form.element, view.status, view.results);
   const { dataset } = models.find(({ id }) => id === answer.default);
   form.set({ ...DEFAULTS, models: defaultModels(dataset).join(","), model: answer.default });
+  onModels((offered) => {
+    models = offered;
+    form.setModels();
+  });
   onOpen("compare", () => comparison && updateAddress(comparison.values));
   addEventListener("popstate", showAddress);
   showAddress();
@@ -43,8 +48,10 @@ export const mount = async (element) => {
 
 /** Three models of a data set that differ much: the simplest, one in the middle, and the best that is no mixture. */
 const defaultModels = (dataset) => {
-  const own = models.filter((model) => model.dataset === dataset && model.likelihood === "exact" && model.family !== "mixture");
-  return [own[0], own.find(({ family }) => family === "ngram") ?? own[1], own.at(-1)].filter(Boolean).map(({ id }) => id);
+  const candidates = models.filter(({ id, family }) => ladder(models, dataset).includes(id) && family !== "mixture");
+  return [candidates[0], candidates.find(({ family }) => family === "ngram") ?? candidates[1], candidates.at(-1)]
+    .filter(Boolean)
+    .map(({ id }) => id);
 };
 
 /** Show what the address describes, if it is a comparison. */
@@ -313,15 +320,10 @@ const tokensAt = (columns, c, index) => {
 };
 
 const createForm = () => {
-  const mode = (value, text) =>
-    create("label", {}, create("input", { type: "radio", name: "compare-mode", value }), create("span", {}, text));
-  const modes = create(
-    "fieldset",
-    { class: "segments" },
-    create("legend", {}, "Compare"),
-    mode("models", "several models"),
-    mode("temperatures", "one model at five temperatures"),
-  );
+  const modes = createSegments("Compare", "compare-mode", [
+    ["models", "several models"],
+    ["temperatures", "one model at five temperatures"],
+  ]);
   const field = (label, input) => create("label", { class: "field" }, label, input);
   const prompt = create("textarea", { rows: 2, spellcheck: "false" });
   const number = (attributes) => create("input", { type: "number", ...attributes });
@@ -329,13 +331,15 @@ const createForm = () => {
   const length = number({ min: 1, max: MAX_CHARS, step: 1 });
   const temperature = number({ min: 0, max: 2, step: 0.1 });
   const select = create("select", {});
-  for (const model of models) select.append(create("option", { value: model.id }, nameOf(model)));
+  const drawOptions = () =>
+    select.replaceChildren(...models.map((model) => create("option", { value: model.id }, nameOf(model))));
+  drawOptions();
   const boxes = create("div", { class: "choosers", role: "group", "aria-label": "Two to four models" });
   const chooser = createChooser(boxes, models);
   const [temperatureField, modelField] = [field("Temperature", temperature), field("Model", select)];
-  const write = create("button", { type: "submit", class: "primary" }, "Write side by side");
-  const stopButton = create("button", { type: "button" }, "Stop");
-  const fast = create("button", { type: "button" }, "Skip to the end");
+  const write = create("button", { type: "submit", class: "button primary" }, "Write side by side");
+  const stopButton = create("button", { type: "button", class: "button" }, "Stop");
+  const fast = create("button", { type: "button", class: "button" }, "Skip to the end");
   const element = create(
     "form",
     { class: "compare-form" },
@@ -396,6 +400,14 @@ const createForm = () => {
             model: undefined,
             temperatures: undefined,
           };
+    },
+
+    /** Offer other models. */
+    setModels() {
+      const before = select.value;
+      drawOptions();
+      if (models.some(({ id }) => id === before)) select.value = before;
+      chooser.setModels(models);
     },
 
     /** Fill the form. */

@@ -1,6 +1,7 @@
 /** "Copied or new?": underlines what of a text occurs word for word in the text that its model learned from (ui/copied.py). */
-import { fetchJson } from "./api.js";
+import { fetchJson, VisitorError } from "./api.js";
 import { create } from "./dom.js";
+import { plural } from "./text.js";
 
 const LABEL = "Copied or new?";
 const MAX_LISTED = 5; // spans that are listed; the longest ones
@@ -52,7 +53,7 @@ export const summarize = (answer) => {
 /** "34 characters, from Romeo and Juliet, ROMEO (and 2 other places)" */
 export const describeSpan = ({ start, end, play, speaker, occurrences }) => {
   const others = occurrences - 1;
-  const also = others ? ` (and ${others} other place${others === 1 ? "" : "s"})` : "";
+  const also = others ? ` (and ${plural(others, "other place")})` : "";
   return `${end - start} characters, from ${play}, ${speaker}${also}`;
 };
 
@@ -76,7 +77,7 @@ export const createCopied = (element, tokens) => {
   element.hidden = true;
   element.replaceChildren(label, summary, list);
 
-  let checked; // {model, prompt, texts}
+  let lastText; // {model, prompt, texts}
   let answers = 0; // only the answer to the last request is shown
 
   const clear = () => {
@@ -88,7 +89,7 @@ export const createCopied = (element, tokens) => {
   };
 
   const show = (answer) => {
-    const { texts } = checked;
+    const { texts } = lastText;
     summary.textContent = summarize(answer);
     tokens.element.classList.add("show-copied");
     const spans = answer.spans ?? answer.lines.filter(({ origin }) => origin);
@@ -108,13 +109,14 @@ export const createCopied = (element, tokens) => {
 
   const request = async () => {
     clear();
-    if (!checked || !toggle.checked) return;
+    if (!lastText || !toggle.checked) return;
     const current = answers;
-    const { model, prompt, texts } = checked;
+    const { model, prompt, texts } = lastText;
     try {
       const answer = await fetchJson("copied", { model, prompt, text: texts.join("") });
       if (current === answers) show(answer);
     } catch (error) {
+      if (!(error instanceof VisitorError)) throw error;
       if (current === answers) summary.textContent = error.message;
     }
   };
@@ -129,14 +131,14 @@ export const createCopied = (element, tokens) => {
      * @param {string[]} text.texts The text of each token.
      */
     check({ model, prompt = "", texts }) {
-      checked = { model, prompt, texts };
+      lastText = { model, prompt, texts };
       element.hidden = !texts.length;
       return request();
     },
 
     /** Another text begins: forget this one. */
     clear() {
-      checked = undefined;
+      lastText = undefined;
       element.hidden = true;
       clear();
     },

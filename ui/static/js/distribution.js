@@ -3,6 +3,7 @@
  * filters. Rows are created once and changed in place, without reading the layout, so that it can follow a text being written.
  */
 
+import { create, setText } from "./dom.js";
 import { applyFilters, applyFiltersToTop, likeliestFirst, NEUTRAL } from "./sampling.js";
 import { formatPercent, nameToken, quote, showWhitespace } from "./text.js";
 
@@ -31,21 +32,19 @@ let order = ORDERS[0]; // of all distributions of the page; the choice lasts unt
  * @param {string} [options.label] The name of the list for screen readers.
  */
 export function createDistribution(element, { onPick, label = "Candidates for the next character" } = {}) {
-  const sentence = create("p", "distribution-sentence");
   const [before, token, after] = [create("span"), create("b"), create("span")];
-  const toolbar = create("div", "distribution-toolbar");
-  const legend = create("span", "distribution-legend");
-  const sorting = create("span", "distribution-sorting", "Sort by ");
-  const list = create("div", "distribution-rows");
-  legend.append(create("span", "own-key", "the model"), create("span", "shaped-key", "with your settings"));
-  const showAll = create("button", "distribution-show-all");
-  showAll.type = "button";
+  const sentence = create("p", { class: "distribution-sentence" }, before, token, after);
+  const legend = create(
+    "span",
+    { class: "distribution-legend" },
+    create("span", { class: "own-key" }, "the model"),
+    create("span", { class: "shaped-key" }, "with your settings"),
+  );
+  const sorting = create("span", { class: "distribution-sorting", role: "group" }, "Sort by ");
+  const toolbar = create("div", { class: "distribution-toolbar" }, legend, sorting);
+  const list = create("div", { class: "distribution-rows", role: "group", "aria-label": label });
+  const showAll = create("button", { type: "button", class: "chip distribution-show-all" });
   showAll.addEventListener("click", expand);
-  sentence.append(before, token, after);
-  sorting.setAttribute("role", "group");
-  list.setAttribute("role", "group");
-  list.setAttribute("aria-label", label);
-  toolbar.append(legend, sorting);
   element.classList.add("distribution", "short");
   element.replaceChildren(sentence, toolbar, list, showAll);
 
@@ -57,8 +56,7 @@ export function createDistribution(element, { onPick, label = "Candidates for th
   let current = 0; // the row with the Tab stop
 
   const orderButtons = ORDERS.map((name) => {
-    const button = create("button", "", name);
-    button.type = "button";
+    const button = create("button", { type: "button", class: "chip" }, name);
     button.addEventListener("click", () => {
       order = name;
       if (name === "alphabet") expand(); // the first letters say nothing
@@ -69,19 +67,17 @@ export function createDistribution(element, { onPick, label = "Candidates for th
   sorting.append(...orderButtons);
 
   function addRow() {
-    const row = create(onPick ? "button" : "div", "candidate");
-    const cells = { name: "name", bars: "bars", own: "own", shaped: "shaped", state: "visually-hidden" };
-    for (const [cell, className] of Object.entries(cells)) cells[cell] = create("span", className);
-    const ownBar = create("span", "own-bar");
-    const shapedBar = create("span", "shaped-bar");
-    cells.bars.append(ownBar, shapedBar);
-    row.append(...Object.values(cells));
+    const span = (className, ...children) => create("span", { class: className }, ...children);
+    const [ownBar, shapedBar] = [span("own-bar"), span("shaped-bar")];
+    const [name, own, shaped, state] = ["name", "own", "shaped", "visually-hidden"].map((className) => span(className));
+    const row = create(onPick ? "button" : "div", { class: "candidate" });
+    row.append(name, span("bars", ownBar, shapedBar), own, shaped, state);
     if (onPick) {
       row.type = "button";
       row.tabIndex = -1;
     }
     list.append(row);
-    rows.push({ row, ...cells, ownBar, shapedBar });
+    rows.push({ row, name, own, shaped, state, ownBar, shapedBar });
   }
 
   /** Show all rows in a narrow column, too. */
@@ -212,15 +208,4 @@ export function createDistribution(element, { onPick, label = "Candidates for th
   };
   component.clear();
   return component;
-}
-
-function create(tag, className = "", text = "") {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  element.textContent = text;
-  return element;
-}
-
-function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
 }

@@ -1,11 +1,11 @@
 /** Inside a bigram: its table, counted and learned side by side, and gradient descent that leads from one to the other. */
-import { fetchJson, fetchModels } from "./api.js";
+import { fetchJson, fetchModels, onModels, VisitorError } from "./api.js";
 import { BigramTrainer } from "./bigram-training.js";
 import { answers, bits, count, describeCell, describeRow, describeStep, nats, STEP_TITLES } from "./bigram-words.js";
 import { create } from "./dom.js";
 import { createHeatMap } from "./heat-map.js";
 import { fromQuery } from "./link.js";
-import { createLossCurve } from "./loss-curve.js";
+import { createLossCurve, thin } from "./loss-curve.js";
 import { formatPercent, nameToken } from "./text.js";
 
 const BATCH_SIZES = [1, 8, 32, 128, 1024, Number.POSITIVE_INFINITY];
@@ -29,8 +29,9 @@ export async function mount(element) {
   element.replaceChildren(create("section", { class: "inside-bigram" }, content));
   let stop = () => {};
   try {
-    const bigrams = (await fetchModels()).models.filter(({ family }) => family === "bigram");
-    if (bigrams.length === 0) throw new Error("This page offers no bigram.");
+    const bigramsOf = (models) => models.filter(({ family }) => family === "bigram");
+    let bigrams = bigramsOf((await fetchModels()).models);
+    if (bigrams.length === 0) throw new VisitorError("This page offers no bigram.");
     const model = select(
       "Table of",
       bigrams.map(({ id, name }) => [name, id]),
@@ -48,9 +49,17 @@ export async function mount(element) {
         content.replaceChildren(...panel.elements);
         panel.show();
       } catch (error) {
+        if (!(error instanceof VisitorError)) throw error;
         content.replaceChildren(model.label, create("p", { role: "alert" }, error.message));
       }
     };
+    onModels((models) => {
+      const { value } = model.element;
+      bigrams = bigramsOf(models);
+      model.element.replaceChildren(...bigrams.map(({ id, name }) => create("option", { value: id }, name)));
+      if (bigrams.some(({ id }) => id === value)) model.element.value = value;
+      else open();
+    });
     addEventListener("popstate", () => {
       const { model: id } = fromQuery(location.search);
       if (id === model.element.value || !bigrams.some((bigram) => bigram.id === id)) return;
@@ -63,6 +72,7 @@ export async function mount(element) {
     });
     await open();
   } catch (error) {
+    if (!(error instanceof VisitorError)) throw error;
     content.replaceChildren(create("p", { role: "alert" }, error.message));
   }
 }
@@ -82,9 +92,9 @@ function createPanel({ tokens, counts, k }) {
   let batchLoss;
 
   // Controls
-  const run = create("button", { class: "primary" }, "Train");
-  const step = create("button", {}, "One step");
-  const reset = create("button", {}, "Start over");
+  const run = create("button", { type: "button", class: "button primary" }, "Train");
+  const step = create("button", { type: "button", class: "button" }, "One step");
+  const reset = create("button", { type: "button", class: "button" }, "Start over");
   const batch = select(
     "Batch size",
     BATCH_SIZES.map((size) => [Number.isFinite(size) ? `${count(size)} pair${size > 1 ? "s" : ""}` : "all pairs", size]),
@@ -112,7 +122,12 @@ function createPanel({ tokens, counts, k }) {
     goal: figure("Loss, counted table"),
     difference: figure("Largest remaining difference"),
   };
-  const curve = createLossCurve({ start: uniform, goal });
+  const curve = createLossCurve({ x: "steps of training", y: "Loss in nats" });
+  let losses = []; // [step, loss on the whole text, loss on the last batch]
+  const baselines = [
+    { name: `uniform guess: ${uniform.toFixed(2)}`, loss: uniform },
+    { name: `counted: ${goal.toFixed(2)}`, loss: goal },
+  ];
 
   // Tables
   const moveTo = (to) => {
@@ -177,7 +192,15 @@ function createPanel({ tokens, counts, k }) {
         ? "none"
         : `after ${name(last)}, ${name(next)}: counted ${formatPercent(trainer.countedProbs[last][next])}, ` +
           `learned ${formatPercent(probs[last][next])}`;
-    curve.add({ step: trainer.steps, loss, batch: batchLoss ?? loss });
+    losses = thin([...losses, [trainer.steps, loss, batchLoss ?? loss]]);
+    curve.draw({
+      lines: [
+        { name: "one batch", kind: "thin", points: losses.map(([step, , batch]) => [step, batch]) },
+        { name: "whole text", kind: "thick", points: losses.map(([step, whole]) => [step, whole]) },
+      ],
+      baselines,
+      summary: `Loss curve: after ${count(trainer.steps)} steps the loss on the whole text is ${nats(loss)}.`,
+    });
     showCell();
     return loss;
   }
@@ -218,7 +241,7 @@ function createPanel({ tokens, counts, k }) {
   reset.addEventListener("click", () => {
     trainer.reset();
     batchLoss = undefined;
-    curve.clear();
+    losses = [];
     pause("The learned table is empty again: every character is equally likely.");
     show();
   });

@@ -4,9 +4,9 @@
  */
 import { fetchJson, fetchModels, streamText, VisitorError } from "./api.js";
 import { barsPath, decodeAttention, meanAttention, strongest } from "./attention.js";
-import { create } from "./dom.js";
+import { create, createSvg } from "./dom.js";
 import { describesText, fromQuery, SETTINGS, toQuery, updateAddress } from "./link.js";
-import { formatPercent, nameToken, showWhitespace } from "./text.js";
+import { formatPercent, nameToken, plural, showWhitespace } from "./text.js";
 import { createTokens } from "./tokens.js";
 
 const PLACES = 5; // in the list of the strongest
@@ -31,7 +31,6 @@ const LENS_NOTE =
 
 const quote = (text) => (/^\s?$/.test(text) ? `a ${nameToken(text)}` : `“${nameToken(text)}”`);
 const percent = (share) => (share < 0.01 ? "<\u00a01\u00a0%" : `${Math.round(100 * share)}\u00a0%`);
-const many = (count, unit) => `${count.toLocaleString("en-US")} ${unit}${count === 1 ? "" : "s"}`;
 const placeOf = (link) => toQuery({ ...link, tab: undefined, lesson: undefined }); // a text and its token
 
 /** Fill an element with the panel, which shows its first text when it comes into view. */
@@ -46,7 +45,7 @@ export function mount(element) {
 
   const select = create("select");
   const input = create("textarea", { rows: 3, maxlength: MAX_CHARS, spellcheck: "false" });
-  const button = create("button", { type: "button" }, "Look inside");
+  const button = create("button", { type: "button", class: "button primary" }, "Look inside");
   const message = create("p", { class: "inside-note", role: "status" });
   const sheet = create("div");
   const sentence = create("p", { class: "inside-sentence", role: "status" });
@@ -139,7 +138,7 @@ export function mount(element) {
   async function loadModels() {
     const all = await fetchModels();
     models = all.models.filter((model) => model.has_attention);
-    if (select.options.length !== models.length)
+    if ([...select.options].map(({ value }) => value).join() !== models.map(({ id }) => id).join())
       select.replaceChildren(...models.map(({ id, name }) => create("option", { value: id }, name)));
     return all;
   }
@@ -199,8 +198,8 @@ export function mount(element) {
       while (next) {
         const { of, body } = next;
         next = null;
-        const got = await fetchJson("inspect", body);
-        if (of === text) draw(got);
+        const response = await fetchJson("inspect", body);
+        if (of === text) draw(response);
       }
     } catch (error) {
       next = null;
@@ -210,9 +209,9 @@ export function mount(element) {
     }
   }
 
-  function draw(got) {
+  function draw(response) {
     const isNew = answer === null;
-    answer = { ...got, weights: decodeAttention(got.attention, got.layers, got.heads) };
+    answer = { ...response, weights: decodeAttention(response.attention, response.layers, response.heads) };
     if (isNew) {
       tokens.clear();
       tokens.append(answer.tokens.map((token) => ({ text: token })));
@@ -282,22 +281,16 @@ const createGlossary = () =>
   create("dl", { class: "inside-note" }, ...GLOSSARY.flatMap(([term, text]) => [create("dt", {}, term), create("dd", {}, text)]));
 
 function createBars(weights) {
-  const create = (tag, attributes) => {
-    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    return element;
-  };
   const bars = Math.min(BARS, weights.length);
-  const svg = create("svg", { viewBox: `0 0 ${bars} 1`, preserveAspectRatio: "none", "aria-hidden": "true" });
-  svg.append(create("path", { d: barsPath(weights, bars) }));
-  return svg;
+  const path = createSvg("path", { d: barsPath(weights, bars) });
+  return createSvg("svg", { viewBox: `0 0 ${bars} 1`, preserveAspectRatio: "none", "aria-hidden": "true" }, path);
 }
 
 /** "To choose “e”, the model had read the 41 characters before it." */
 function describeChoice({ tokens, position, first }, { name, unit }) {
   const choice = position < tokens.length ? `To choose ${quote(tokens[position])}` : "To choose what comes next";
   const read = position - Math.max(first, 0);
-  const seen = read === 0 ? "only the start of the text" : `the ${many(read, unit)} before it`;
+  const seen = read === 0 ? "only the start of the text" : `the ${plural(read, unit)} before it`;
   return `${choice}, ${name} looked at ${seen}.`;
 }
 
@@ -307,7 +300,7 @@ function describeLimits({ first, part, unknown_chars: unknown, position }, { uni
   if (unknown) sentences.push(`This model does not know ${unknown}; it skips that.`);
   if (first > 0)
     sentences.push(
-      `Each head sees the last ${many(position - first, unit)}. What is further back gets here only through earlier layers.`,
+      `Each head sees the last ${plural(position - first, unit)}. What is further back gets here only through earlier layers.`,
     );
   if (part)
     sentences.push(`This model is a mixture: you see ${part} in it. The last row below is its guess, not that of the mixture.`);
@@ -320,7 +313,7 @@ function createPlace({ token, weight }, { tokens, position }, { unit }) {
   share.style.setProperty("--share", weight);
   if (token < 0) return create("li", {}, share, create("span", {}, "the start, before the text"));
   const back = position - token;
-  const where = back === 1 ? "just before" : `${many(back, unit)} before`;
+  const where = back === 1 ? "just before" : `${plural(back, unit)} before`;
   const around = (from, to) => tokens.slice(Math.max(from, 0), to).join("").replaceAll("\n", "⏎");
   return create(
     "li",

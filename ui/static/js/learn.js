@@ -2,9 +2,11 @@
 import { fetchJson, fetchModels, VisitorError } from "./api.js";
 import { decodeSteps } from "./codec.js";
 import { createDistribution } from "./distribution.js";
+import { create } from "./dom.js";
 import { fromQuery } from "./link.js";
-import { drawCurve } from "./losscurve.js";
+import { createLossCurve } from "./loss-curve.js";
 import { NEUTRAL } from "./sampling.js";
+import { formatCount } from "./text.js";
 import { createLegend, createTokens } from "./tokens.js";
 
 const ABOUT =
@@ -18,8 +20,7 @@ const CONTEXT_CHARS = 20; // of the text before a character, quoted in the sente
 /** "after 1,000 steps, 2.0 million characters read" */
 export const describeMoment = ({ step, tokens }) => {
   if (step === 0) return "before training";
-  const read = tokens < 1e6 ? tokens.toLocaleString("en-US") : `${(tokens / 1e6).toFixed(1)} million`;
-  return `after ${step.toLocaleString("en-US")} steps, ${read} characters read`;
+  return `after ${step.toLocaleString("en-US")} steps, ${formatCount(tokens)} characters read`;
 };
 
 /** How good the model is at a moment, in comparison. */
@@ -30,11 +31,32 @@ export const describeLoss = ({ held_out: heldOut }, { uniform, bigram }) => {
   return `${heldOut.toFixed(2)} bits per character on unseen text: ${comparison}.`;
 };
 
-const create = (tag, className, text = "") => {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  element.textContent = text;
-  return element;
+/** All points and evaluations of a run in the order of their steps; of one step, the evaluation counts. */
+export const mergeCurve = (points, curve) => {
+  const byStep = new Map([...points, ...curve].map((point) => [point.step, point]));
+  return [...byStep.values()].sort((a, b) => a.step - b.step);
+};
+
+/**
+ * The loss curve of a run.
+ * @param {Point[]} points All points and evaluations.
+ * @param {number} bigram The loss of a counted bigram.
+ * @returns {import("./loss-curve.js").Plot}
+ */
+const plotOf = (points, bigram) => {
+  const lineOf = (name) => points.filter((point) => point[name] !== null).map((point) => [point.step, point[name]]);
+  const heldOut = lineOf("held_out");
+  const best = Math.min(...heldOut.map(([, loss]) => loss));
+  return {
+    lines: [
+      { name: "on unseen text", kind: "thick", points: heldOut },
+      { name: "on the text it learns from", kind: "dotted", points: lineOf("train") },
+    ],
+    baselines: [{ name: "a counted bigram", loss: bigram }],
+    summary:
+      `Loss curve: bits per character on unseen text fall from ${heldOut[0][1].toFixed(2)} to ${best.toFixed(2)} ` +
+      `in ${heldOut.at(-1)[0].toLocaleString("en-US")} steps; a counted bigram has ${bigram.toFixed(2)}.`,
+  };
 };
 
 /** Gradio drew the tab. */
@@ -44,7 +66,7 @@ export const mount = async (element) => {
     const [ids, { models }] = await Promise.all([fetchJson("replays"), fetchModels()]);
     const replayable = ids.map((id) => models.find((model) => model.id === id)).filter(Boolean);
     for (const { id, name } of replayable) parts.model.append(new Option(name, id));
-    parts.model.parentElement.hidden = replayable.length < 2;
+    parts.picker.hidden = replayable.length < 2;
     const linked = fromQuery(location.search).model;
     if (ids.includes(linked)) parts.model.value = linked;
     const open = () =>
@@ -62,44 +84,40 @@ export const mount = async (element) => {
 
 /** Create the elements of the tab. */
 const draw = (element) => {
-  const parts = {
-    notice: create("p", "learn-notice"),
-    model: create("select"),
-    play: create("button", "learn-play", "Play"),
-    slider: create("input"),
-    moment: create("output", "learn-moment"),
-    loss: create("p", "learn-loss"),
-    curve: create("div", "learn-curve"),
-  };
-  const picker = create("label", "learn-model", "Model ");
-  const controls = create("div", "learn-controls");
-  const sliderLabel = create("label", "learn-slider", "Moment of the training");
-  const textAndCurve = create("div", "learn-text-and-curve");
-  const text = create("div", "learn-text");
-  const sheet = create("div");
-  const legend = create("div");
-  const explanation = create("div", "learn-explanation");
-  parts.notice.setAttribute("role", "status");
-  Object.assign(parts.slider, { type: "range", min: 0, value: 0, step: 1 });
-  parts.play.type = "button";
-  parts.play.hidden = matchMedia("(prefers-reduced-motion: reduce)").matches; // the slider does the same
-  picker.hidden = true;
-  picker.append(parts.model);
-  sliderLabel.append(parts.slider);
-  controls.append(parts.play, sliderLabel, parts.moment);
-  text.append(sheet, legend);
-  textAndCurve.append(text, parts.curve);
+  const model = create("select");
+  const picker = create("label", { class: "learn-model", hidden: "" }, "Model ", model);
+  const notice = create("p", { class: "learn-notice", role: "status" });
+  const play = create("button", { type: "button", class: "button primary learn-play" }, "Play");
+  play.hidden = matchMedia("(prefers-reduced-motion: reduce)").matches; // the slider does the same
+  const slider = create("input", { type: "range", min: 0, value: 0, step: 1 });
+  const moment = create("output", { class: "learn-moment" });
+  const loss = create("p", { class: "learn-loss" });
+  const curve = createLossCurve({ x: "steps of training", y: "Bits per character", isLogarithmic: true });
+  const [sheet, legend] = [create("div"), create("div")];
+  const explanation = create("div", { class: "learn-explanation" });
   createLegend(legend);
   element.classList.add("learn");
   element.replaceChildren(
-    create("p", "learn-about", ABOUT),
+    create("p", { class: "learn-about" }, ABOUT),
     picker,
-    parts.notice,
-    controls,
-    parts.loss,
-    textAndCurve,
+    notice,
+    create(
+      "div",
+      { class: "learn-controls" },
+      play,
+      create("label", { class: "learn-slider" }, "Moment of the training", slider),
+      moment,
+    ),
+    loss,
+    create(
+      "div",
+      { class: "learn-text-and-curve" },
+      create("div", { class: "learn-text" }, sheet, legend),
+      create("div", { class: "learn-curve" }, curve.element),
+    ),
     explanation,
   );
+  const parts = { model, picker, notice, play, slider, moment, loss, curve };
   parts.distribution = createDistribution(explanation);
   parts.tokens = createTokens(sheet, { label: "Text of this moment", onSelect: (i) => parts.onSelect(i) });
   return parts;
@@ -115,7 +133,8 @@ const showReplay = async (parts, model) => {
     return { ...point, distributions, tokens_shown: point.token_ids.map((id, i) => token(model, id, distributions[i])) };
   });
   const last = moments.length - 1;
-  const curve = drawCurve(parts.curve, { points, ...log });
+  const curve = mergeCurve(points, log.curve);
+  const plot = plotOf(curve, log.bigram);
   let timer;
   let selected = 0; // at each moment the character at this place: the first one has the same text before it
 
@@ -142,7 +161,7 @@ const showReplay = async (parts, model) => {
     tokens.append(moment.tokens_shown);
     tokens.select(selected);
     explain(selected);
-    curve.mark(Number(slider.value));
+    parts.curve.draw({ ...plot, mark: [moment.step, curve.find(({ step }) => step === moment.step).held_out] });
   };
   parts.onSelect = explain;
   parts.stop = () => {

@@ -1,11 +1,12 @@
 /** The panel of the open lesson, above the tabs: what to read, a prediction to make, and a button that shows the answer. */
 import { VisitorError } from "./api.js";
-import { create } from "./dom.js";
+import { create, createButton } from "./dom.js";
 import { describeLength, fetchLessons } from "./lessons.js";
 import { fromQuery, updateAddress } from "./link.js";
 import { openLink, scrollToLink } from "./navigate.js";
 import { openTab } from "./tabs.js";
 
+const SMALL = "button small";
 const GAP = 12; // px between the panel and what it scrolls to
 
 /**
@@ -44,11 +45,11 @@ export const mount = (element) => {
   const panel = create("section", { class: "lesson", "aria-labelledby": "lesson-title" });
   const title = create("h2", { id: "lesson-title" });
   const progress = create("span", { class: "lesson-progress" });
-  const fold = button("", () => setFolded(fold.getAttribute("aria-expanded") === "true"));
+  const fold = createButton("", () => setFolded(fold.getAttribute("aria-expanded") === "true"), SMALL);
   const body = create("div", { class: "lesson-body", id: "lesson-body" });
-  const back = button("Back", () => go(place.step - 1));
-  const show = button("", () => reveal(undefined), "lesson-show");
-  const next = button("", () => advance());
+  const back = createButton("Back", () => go(place.step - 1), SMALL);
+  const show = createButton("", () => reveal(undefined), `${SMALL} lesson-show`);
+  const next = createButton("", () => advance(), SMALL);
   const buttons = create("div", { class: "lesson-buttons" }, back, show, next);
   fold.setAttribute("aria-controls", "lesson-body");
   panel.append(
@@ -58,7 +59,7 @@ export const mount = (element) => {
       title,
       progress,
       fold,
-      button("Close", () => close()),
+      createButton("Close", () => close(), SMALL),
     ),
     body,
     buttons,
@@ -142,7 +143,7 @@ export const mount = (element) => {
     back.hidden = place.step === 0;
     show.hidden = place.step === 0;
     next.textContent = nextLabel();
-    next.classList.toggle("lesson-primary", place.step === 0);
+    next.classList.toggle("primary", place.step === 0);
     if (place.step === 0) {
       const goal = create("p", { class: "lesson-outcome" }, create("strong", {}, "Afterwards you know: "), lowerFirst(outcome));
       body.replaceChildren(create("h3", { tabindex: "-1" }, "What this is about"), create("div", {}, ...toNodes(intro), goal));
@@ -163,7 +164,7 @@ export const mount = (element) => {
     const chosen = predictions.get(key);
     const right = options.findIndex(({ correct }) => correct);
     const choices = options.map((option, i) => {
-      const choice = button("", () => predictions.has(key) || reveal(i), "lesson-option");
+      const choice = createButton("", () => predictions.has(key) || reveal(i), "option lesson-option");
       choice.replaceChildren(create("span", {}, ...toNodes(option.html)));
       if (isAnswered) {
         choice.setAttribute("aria-disabled", "true"); // not `disabled`: it keeps the focus
@@ -186,8 +187,8 @@ export const mount = (element) => {
     body.replaceChildren(text, quiz, explanation);
     if (isAnswered) explanation.append(create("p", {}, create("strong", {}, sentence)), ...toNodes(answer));
     show.textContent = isAnswered ? "Show me again" : label;
-    show.classList.toggle("lesson-primary", !isAnswered);
-    next.classList.toggle("lesson-primary", isAnswered);
+    show.classList.toggle("primary", !isAnswered);
+    next.classList.toggle("primary", isAnswered);
   };
 
   /** Show the answer: in words here, and by the link of the step. */
@@ -206,12 +207,6 @@ export const mount = (element) => {
 
   addEventListener("popstate", showAddress);
   return showAddress();
-};
-
-const button = (label, onClick, className = "") => {
-  const element = create("button", { type: "button", class: className }, label);
-  element.addEventListener("click", onClick);
-  return element;
 };
 
 const lowerFirst = (text) => text.charAt(0).toLowerCase() + text.slice(1);

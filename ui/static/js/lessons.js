@@ -2,6 +2,7 @@
 import { fetchJson, VisitorError } from "./api.js";
 import { create } from "./dom.js";
 import { openLink } from "./navigate.js";
+import { plural } from "./text.js";
 
 let lessons;
 
@@ -15,8 +16,7 @@ export const fetchLessons = () => {
 };
 
 /** "5 steps, about 8 minutes" */
-export const describeLength = ({ steps, minutes }) =>
-  `${steps.length} step${steps.length === 1 ? "" : "s"}, about ${minutes} minute${minutes === 1 ? "" : "s"}`;
+export const describeLength = ({ steps, minutes }) => `${plural(steps.length, "step")}, about ${plural(minutes, "minute")}`;
 
 /** Gradio drew the tab. */
 export const mount = async (element) => {

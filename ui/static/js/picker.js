@@ -3,18 +3,25 @@
  *
  * The ladders of all texts lie on top of each other and only one is visible, so that choosing another text moves nothing.
  */
-import { fetchModels, VisitorError } from "./api.js";
+import { fetchModels, onModels, openModel, VisitorError } from "./api.js";
 import { create } from "./dom.js";
+import { createSegments } from "./segments.js";
+import { formatCount } from "./text.js";
 
 /** What the texts are called, by the name of the data set. Models of other texts are listed together. */
-const TEXTS = { shakespeare: "Shakespeare's plays", names: "Names", other: "Other" };
+export const TEXTS = { shakespeare: "Shakespeare's plays", names: "Names", own: "Your text", other: "Other" };
+
+const OWN_PREFIX = "my-"; // of the ids of models that visitors trained (ui/model_registry.py)
 
 const listeners = new Set();
 let current; // id of the chosen model
 let element;
 
 /** The text that a model learned from: a key of TEXTS. */
-export const textOf = ({ dataset }) => (dataset in TEXTS ? dataset : "other");
+export const textOf = ({ dataset, is_own: isOwn }) => {
+  if (isOwn) return "own";
+  return dataset in TEXTS && dataset !== "own" ? dataset : "other";
+};
 
 /** The id of the chosen model; undefined until the models are known. */
 export const chosenModel = () => current;
@@ -56,9 +63,28 @@ const pick = async (id) => {
 /** A model was opened from the Hub. */
 export const modelOpened = async (id) => {
   if (!id) return;
-  const { models } = await fetchModels(true);
-  draw(models);
+  await fetchModels(true);
   await pick(id);
+};
+
+/**
+ * Find the model of a link; if it is not open, open it from the Hub.
+ * @param {string} [id] In the link; without it, the link is about the model that the page opens with.
+ * @param {(message: string) => void} onProgress Called with sentences.
+ * @returns {Promise<string>} The id. Raises VisitorError if there is none of this id.
+ */
+export const findLinkedModel = async (id, onProgress) => {
+  for (const again of [false, true]) {
+    const answer = await fetchModels(again);
+    if (id === undefined) return answer.default;
+    if (answer.models.some((model) => model.id === id)) return id;
+  }
+  if (id.startsWith(OWN_PREFIX))
+    throw new VisitorError(`The model “${id.slice(0, 60)}” belongs to another visit, or to one that is over. Train it again.`);
+  if (!id.includes("/")) throw new VisitorError(`There is no model called “${id.slice(0, 60)}” here.`);
+  const opened = await openModel(id, onProgress);
+  await modelOpened(opened);
+  return opened;
 };
 
 /** Draw the picker. */
@@ -66,12 +92,16 @@ export const mount = async (target) => {
   element = target;
   const { models, default: first } = await fetchModels();
   draw(models);
+  onModels((offered) => {
+    if (!offered.some(({ id }) => id === current)) pick(first); // it was deleted
+    draw(offered);
+  });
   if (current === undefined) await choose(first);
 };
 
 const draw = (models) => {
   const texts = Object.keys(TEXTS).filter((text) => models.some((model) => textOf(model) === text));
-  const toggle = create("button", { type: "button", class: "picker-toggle", "aria-expanded": "false" });
+  const toggle = create("button", { type: "button", class: "option picker-toggle", "aria-expanded": "false" });
   toggle.addEventListener("click", () => open(toggle.ariaExpanded !== "true"));
   const scale = create(
     "p",
@@ -101,13 +131,8 @@ const open = (opened) => {
 const term = (name, text) => create("a", { href: `#term-${name}`, class: "term" }, text);
 
 const drawTexts = (texts, models) => {
-  const fieldset = create("fieldset", { class: "segments" }, create("legend", {}, "Models of"));
-  for (const text of texts) {
-    const input = create("input", { type: "radio", name: "text", value: text });
-    input.addEventListener("change", () => pick(counterpart(text, models).id));
-    fieldset.append(create("label", {}, input, create("span", {}, TEXTS[text])));
-  }
-  return fieldset;
+  const options = texts.map((text) => [text, TEXTS[text]]);
+  return createSegments("Models of", "text", options, { onChange: (text) => pick(counterpart(text, models).id) });
 };
 
 /** The model of a text to go to from the current one: of the same family if there is one. */
@@ -163,7 +188,7 @@ const drawRung = (model, most) => {
     const unit = create("span", { class: "visually-hidden" }, " bits per character on unseen text");
     rung.append(drawBar(bits / most), create("span", { class: "rung-bits" }, atMost, bits.toFixed(2), unit));
   }
-  rung.append(create("span", { class: "rung-facts" }, `${memory} · ${count(parameters)}\u00a0parameters`));
+  rung.append(create("span", { class: "rung-facts" }, `${memory} · ${formatCount(parameters)}\u00a0parameters`));
   return rung;
 };
 
@@ -172,8 +197,6 @@ const drawBar = (share) => {
   bar.style.setProperty("--share", share);
   return bar;
 };
-
-const count = (n) => (n < 1e6 ? n.toLocaleString("en-US") : `${(n / 1e6).toFixed(1)}\u00a0million`);
 
 const drawAbout = ({ id, label, explanation, card }) => {
   const about = create("p", { "data-model": id }, `${explanation} `);

@@ -1,19 +1,18 @@
 /** Below the text: programs that write it again, and the files of its model (ui/snippets.py). */
 import { fetchJson, VisitorError } from "./api.js";
+import { createCopyButton } from "./clipboard.js";
 import { create } from "./dom.js";
 import { address } from "./link.js";
 import { onText } from "./write.js";
 
-const COPIED_MS = 1500; // how long a button says that it has copied
-
 let query; // the link of the text on the screen
-let asked = 0; // how often the panel asked for programs: a late answer does not replace a newer one
+let requests = 0; // of the panel for programs: a late answer does not replace a newer one
 
 const fetchPrograms = () => fetchJson("programs", { query, address: address() });
 
 /** Draw the button and the panel, which asks for the programs when it is opened. */
 export const mount = (element) => {
-  const python = copyButton("Copy as Python", async () => (await fetchPrograms()).programs.Python);
+  const python = createCopyButton("Copy as Python", async () => (await fetchPrograms()).programs.Python, "chip");
   const content = create("div", { class: "programs-content" });
   const panel = create("details", { class: "programs" }, create("summary", {}, "Use the weights"), content);
   const update = () => panel.open && query !== undefined && show(content);
@@ -28,11 +27,11 @@ export const mount = (element) => {
 };
 
 const show = async (content) => {
-  asked += 1;
-  const own = asked;
+  requests += 1;
+  const own = requests;
   try {
     const { programs, files } = await fetchPrograms();
-    if (own === asked) content.replaceChildren(...drawPrograms(programs), drawFiles(files));
+    if (own === requests) content.replaceChildren(...drawPrograms(programs), drawFiles(files));
   } catch (error) {
     if (!(error instanceof VisitorError)) throw error;
     content.replaceChildren(create("p", { role: "status" }, error.message));
@@ -45,7 +44,7 @@ const drawPrograms = (programs) => {
   const titles = Object.keys(programs);
   const code = create("code");
   const panel = create("div", { role: "tabpanel", id: "program", tabindex: "0" }, create("pre", {}, code));
-  const copy = copyButton("Copy", () => programs[titles[chosen]]);
+  const copy = createCopyButton("Copy", () => programs[titles[chosen]], "chip");
   const tabs = titles.map((title, i) =>
     create("button", { type: "button", role: "tab", id: `program-tab-${i}`, "aria-controls": "program" }, title),
   );
@@ -79,6 +78,8 @@ const drawPrograms = (programs) => {
 };
 
 const drawFiles = (files) => {
+  if (files.length === 0)
+    return create("p", {}, "Download the model in the tab Train yours, and unzip it where the program runs.");
   const list = create("ul", { class: "files" });
   for (const { name, url, bytes } of files) {
     const link = create("a", { href: url }, name);
@@ -90,31 +91,4 @@ const drawFiles = (files) => {
 const formatBytes = (bytes) => {
   if (bytes < 1000) return `${bytes} bytes`;
   return bytes < 1e6 ? `${(bytes / 1000).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
-};
-
-/** A button that puts a text on the clipboard and says so. */
-const copyButton = (label, read) => {
-  const button = create("button", { type: "button", class: "chip" }, label);
-  button.addEventListener("click", async () => {
-    try {
-      await copy(await read());
-      button.textContent = "Copied";
-    } catch (error) {
-      if (!(error instanceof VisitorError)) throw error;
-      button.textContent = "The server does not answer";
-    }
-    setTimeout(() => {
-      button.textContent = label;
-    }, COPIED_MS);
-  });
-  return button;
-};
-
-/** Put text on the clipboard, or show it to be copied by hand: a page without https has no clipboard. */
-const copy = async (text) => {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    prompt("Copy this:", text);
-  }
 };

@@ -71,21 +71,6 @@ export function likeliestFirst(logits) {
 }
 
 /**
- * The distribution that a token is sampled from.
- * @param {ArrayLike<number>} bits -log2 of the probability of each token.
- * @param {Params} params
- * @returns {Float64Array}
- */
-export function samplingProbs(bits, params) {
-  return applyFilters(bits, params).probs;
-}
-
-/** The model's own probabilities: those of `bits`, whose rounding is corrected so that they add up to 1. */
-export function probs(bits) {
-  return samplingProbs(bits, NEUTRAL);
-}
-
-/**
  * Apply temperature and filters to a distribution of a large vocabulary, of which only the likeliest tokens are known.
  *
  * The others count as equally likely. So they are exact as long as temperature is 1 or top-k removes them; at a higher

@@ -1,9 +1,12 @@
 /** The tab Score: how surprising a text of the visitor is for each model, as a whole and in each place. */
-import { fetchJson, fetchModels, VisitorError } from "./api.js";
+import { fetchJson, fetchModels, onModels, VisitorError } from "./api.js";
 import { drawBars } from "./bars.js";
 import { createChooser, ladder, nameOf } from "./chooser.js";
+import { createCopied } from "./copied.js";
 import { create } from "./dom.js";
 import { fromQuery } from "./link.js";
+import { textOf } from "./picker.js";
+import { createSegments } from "./segments.js";
 import { extremePlaces, pieceAt, toPieces } from "./surprisal.js";
 import { formatBits, nameToken, quote } from "./text.js";
 import { createLegend, createTokens } from "./tokens.js";
@@ -25,15 +28,28 @@ const EXAMPLES = [
   { title: "Names", dataset: "names", text: "emma\nnoah\nelisabeth\nmaximilian\nzoe\nxqzwk\n" },
 ];
 
+let resolveView;
+const whenDrawn = new Promise((resolve) => {
+  resolveView = resolve;
+});
+
+/** Choose the models that read the text: for other tabs. */
+export const chooseModels = async (ids) => (await whenDrawn).chooser.choose(ids);
+
 /** Gradio drew the tab. */
 export const mount = async (element) => {
   const { models, default: first } = await fetchModels();
-  const byId = new Map(models.map((model) => [model.id, model]));
+  let byId = new Map(models.map((model) => [model.id, model]));
   const view = createView(models);
   element.classList.add("reading-tab", "score");
   element.replaceChildren(view.form, view.status, view.results);
   const dataset = byId.get(first).dataset;
   view.chooser.choose(ladder(models, dataset));
+  onModels((offered) => {
+    byId = new Map(offered.map((model) => [model.id, model]));
+    view.chooser.setModels(offered);
+  });
+  resolveView(view);
 
   let result = null; // {text: its characters, scores, at: index of the selected character, shown: index of the model}
   let run = null; // AbortController of the request
@@ -93,13 +109,15 @@ export const mount = async (element) => {
     result.items = items;
     view.tokens.clear();
     view.tokens.setLabel(`The text as ${nameOf(model)} finds it`);
-    view.tokens.append(items.map(({ start, end, bits }) => ({ text: characters.slice(start, end).join(""), bits })));
+    const texts = items.map(({ start, end }) => characters.slice(start, end).join(""));
+    view.tokens.append(items.map(({ bits }, i) => ({ text: texts[i], bits })));
     requestAnimationFrame(() => {
       view.tokens.element.scrollTop = 0; // not at its end, where a text that grows stays
     });
     items.forEach((item, i) => {
       if (item.bits === undefined) view.tokens.mark(i, "unknown", "This model does not know this character and skips it");
     });
+    view.copied.check({ model: model.id, texts });
     const { most, least } = extremePlaces(pieces);
     const draw = (list, indexes) =>
       list.replaceChildren(
@@ -109,8 +127,8 @@ export const mount = async (element) => {
           const before = characters.slice(Math.max(0, start - CONTEXT_CHARS), start).join("");
           const button = create(
             "button",
-            { type: "button" },
-            `${nameToken(piece)}`,
+            { type: "button", class: "option" },
+            nameToken(piece),
             create("span", {}, before ? ` after ${quote(before)}` : " at the start"),
             create("span", { class: "bits" }, formatBits(bits)),
           );
@@ -252,7 +270,7 @@ const notes = (scored, text) => {
       `Skipped, and not counted, because ${group.map(({ model }) => nameOf(model)).join(", ")} never saw them: ${names}${more}`,
     );
   }
-  if (text !== text.toLowerCase() && scored.some(({ model }) => model.dataset === "names"))
+  if (text !== text.toLowerCase() && scored.some(({ model }) => textOf(model) === "names"))
     sentences.push("The models of names know no capital letters, so they read the text in lower case.");
   if (scored.some(({ model }) => model.likelihood === "bound"))
     sentences.push(
@@ -268,8 +286,8 @@ const createView = (models) => {
   const count = create("p", { id: "score-count", class: "count" });
   const examples = create("div", { class: "chips" });
   const fields = create("div", { class: "choosers" });
-  const run = create("button", { type: "submit", class: "primary" }, "Score");
-  const stop = create("button", { type: "button" }, "Stop");
+  const run = create("button", { type: "submit", class: "button primary" }, "Score");
+  const stop = create("button", { type: "button", class: "button" }, "Stop");
   const form = create(
     "form",
     { class: "score-form" },
@@ -282,9 +300,8 @@ const createView = (models) => {
   const status = create("p", { class: "status", role: "status" });
   const results = create("div", { class: "score-results" });
   const [summaryText, bars, noteList] = [create("p", { class: "summary" }), create("div"), create("ul", { class: "notes" })];
-  const tabs = create("fieldset", { class: "segments" });
-  const sheet = create("div");
-  const legend = create("div");
+  const [tabs, sheet] = [create("div"), create("div")];
+  const [legend, copied] = [create("div"), create("div")];
   const place = create("section", { class: "place", "aria-label": "This place" });
   const [most, least] = [create("ol"), create("ol")];
   const view = { form, status, results, text, run, stop, bars, sheet, place, most, least };
@@ -292,18 +309,12 @@ const createView = (models) => {
   view.notes = noteList;
   view.chooser = createChooser(fields, models);
   view.tokens = createTokens(sheet, { onSelect: (i) => view.onSelect(i) });
+  view.copied = createCopied(copied, view.tokens);
   view.say = (sentence) => {
     status.textContent = sentence;
   };
-  view.drawTabs = (names, onChange) => {
-    tabs.replaceChildren(create("legend", {}, "Show the surprise of"));
-    names.forEach((name, i) => {
-      const input = create("input", { type: "radio", name: "score-model" });
-      input.checked = i === 0;
-      input.addEventListener("change", () => onChange(i));
-      tabs.append(create("label", {}, input, create("span", {}, name)));
-    });
-  };
+  view.drawTabs = (names, onChange) =>
+    tabs.replaceChildren(createSegments("Show the surprise of", "score-model", [...names.entries()], { value: 0, onChange }));
   createLegend(legend);
   results.append(
     create(
@@ -319,7 +330,7 @@ const createView = (models) => {
       { "aria-label": "Each character" },
       create("h2", {}, "Each character"),
       tabs,
-      create("div", { class: "reading" }, create("div", {}, sheet, legend), place),
+      create("div", { class: "reading" }, create("div", {}, sheet, legend, copied), place),
     ),
     create(
       "section",

@@ -1,67 +1,59 @@
 /** The elements of the tab Write: the caption, the text, its pace, the explanation of one token, the texts of this visit. */
+import { createCopyButton } from "./clipboard.js";
 import { createCopied } from "./copied.js";
 import { createDistribution } from "./distribution.js";
+import { create, createButton, setText } from "./dom.js";
 import { PACES } from "./pace.js";
 import { createLegend, createTokens } from "./tokens.js";
 
-const create = (tag, properties = {}, ...children) => {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-};
-
-const createButton = (text, className, onClick) => {
-  const button = create("button", { type: "button", className: `action ${className}`, textContent: text });
-  button.addEventListener("click", () => isEnabled(button) && onClick());
+/** A button that does nothing while it is switched off with `setEnabled`. */
+const createAction = (label, name, onClick) => {
+  const button = createButton(label, () => isEnabled(button) && onClick(), `button small ${name}`);
   return button;
 };
 
 /** Whether pressing a button makes sense. It keeps the focus if not, so it is never `disabled`. */
-export const isEnabled = (button) => button?.getAttribute("aria-disabled") !== "true";
+const isEnabled = (button) => button?.getAttribute("aria-disabled") !== "true";
 
 export const setEnabled = (button, isOn) => button?.setAttribute("aria-disabled", String(!isOn));
-
-const setText = (element, text) => {
-  if (element.textContent !== text) element.textContent = text;
-};
 
 /**
  * Fill the element of the tab.
  * @param {HTMLElement} element
- * @param {object} actions What to do: onSelect(index), onPick(tokenId), onPace(name), onStep(), onCopyLink(), onInside(), onBefore(), onAfter().
+ * @param {object} actions What to do: onSelect(index), onPick(tokenId), onPace(name), onStep(), readLink(), onInside(), onBefore(), onAfter().
  * @param {string} pace The first one.
  */
 export function createSheet(element, actions, pace) {
-  const caption = create("p", { className: "caption" });
-  const heldOut = create("p", { className: "held-out" });
-  const otherModel = create("p", { className: "other-model", hidden: true });
+  const caption = create("p", { class: "caption" });
+  const heldOut = create("p", { class: "held-out" });
+  const otherModel = create("p", { class: "other-model", hidden: "" });
   const text = create("div");
 
-  const radios = PACES.map((name) => create("input", { type: "radio", name: "pace", value: name, checked: name === pace }));
-  const paceField = create("fieldset", { className: "pace" }, create("legend", { textContent: "Pace" }));
+  const radios = PACES.map((name) => create("input", { type: "radio", name: "pace", value: name }));
+  for (const radio of radios) radio.checked = radio.value === pace;
+  const paceField = create("fieldset", { class: "pace" }, create("legend", {}, "Pace"));
   paceField.append(...radios.map((radio) => create("label", {}, radio, radio.value)));
-  const next = createButton("Next character", "next", actions.onStep);
-  const confidence = create("input", { type: "checkbox", checked: true });
+  const next = createAction("Next character", "next", actions.onStep);
+  const confidence = create("input", { type: "checkbox", checked: "" });
   const legend = create("div");
-  const copyLink = createButton("Copy link", "copy-link", actions.onCopyLink);
-  const bar = create("div", { className: "bar" }, paceField, next, copyLink);
-  const surprise = create("div", { className: "bar" }, create("label", {}, confidence, "Show surprise"), legend);
-  const status = create("p", { className: "status" });
-  status.setAttribute("role", "status");
+  const copyLink = createCopyButton("Copy link", actions.readLink, "button small copy-link");
+  const bar = create("div", { class: "bar" }, paceField, next, copyLink);
+  const surprise = create("div", { class: "bar" }, create("label", {}, confidence, "Show surprise"), legend);
+  const status = create("p", { class: "status", role: "status" });
 
   const title = create("h2");
-  const choice = create("p", { className: "choice" });
-  const note = create("p", { className: "note" });
+  const choice = create("p", { class: "choice" });
+  const note = create("p", { class: "note" });
   const candidates = create("div");
-  const inside = createButton("Look inside", "inside", actions.onInside);
-  const explanation = create("section", { className: "explanation" }, title, candidates, inside);
-  explanation.setAttribute("aria-label", "Why this character");
+  const inside = createAction("Look inside", "inside", actions.onInside);
+  const label = { class: "explanation", "aria-label": "Why this character" };
+  const explanation = create("section", label, title, candidates, inside);
 
-  const before = createButton("Undo", "undo", actions.onBefore);
-  const after = createButton("Redo", "redo", actions.onAfter);
-  const tree = create("div", { className: "tree" });
-  const heading = create("div", { className: "texts-head" }, create("h2", { textContent: "Texts of this visit" }), before, after);
-  const texts = create("section", { className: "texts", hidden: true }, heading, tree);
+  const before = createAction("Undo", "undo", actions.onBefore);
+  const after = createAction("Redo", "redo", actions.onAfter);
+  const tree = create("div", { class: "tree" });
+  const heading = create("div", { class: "texts-head" }, create("h2", {}, "Texts of this visit"), before, after);
+  const texts = create("section", { class: "texts", hidden: "" }, heading, tree);
 
   const comparison = create("div");
   element.replaceChildren(caption, heldOut, otherModel, text, bar, surprise, status, explanation, comparison, texts);
@@ -98,7 +90,6 @@ export function createSheet(element, actions, pace) {
     distribution,
     copied,
     tree,
-    copyLink,
 
     /** Whether the focus is in the text. */
     get hasFocus() {

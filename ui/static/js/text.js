@@ -1,4 +1,4 @@
-/** Words and glyphs for tokens, bits and probabilities. */
+/** Words and glyphs for tokens, bits, probabilities and counts. */
 
 const NAMES = new Map([
   ["", "part of a character"],
@@ -31,6 +31,16 @@ export function showWhitespace(text) {
 /** A quoted part of a text: with glyphs for new lines, and for spaces at its ends. */
 export function quote(text) {
   return `“${text.replace(/^ +| +$|\s(?<! )/g, showWhitespace)}”`;
+}
+
+/** "1 character", "1,280 characters" */
+export function plural(number, noun) {
+  return `${number.toLocaleString("en-US")} ${noun}${number === 1 ? "" : "s"}`;
+}
+
+/** "895,233", "2.7 million" */
+export function formatCount(number) {
+  return number < 1e6 ? number.toLocaleString("en-US") : `${(number / 1e6).toFixed(1)}\u00a0million`;
 }
 
 /** "3.2 bits" */

@@ -6,10 +6,11 @@
  * of a thousand tokens, and would no longer be read as text.
  */
 
+import { create } from "./dom.js";
 import { formatBits, nameToken } from "./text.js";
 
 /** Bits from which on a token has the next stronger tint: rarer than 1 of 2, 4, 16 and 64 cases. */
-export const TINT_BITS = Object.freeze([1, 2, 4, 6]);
+const TINT_BITS = Object.freeze([1, 2, 4, 6]);
 const AT_END_PX = 24; // a text counts as scrolled to its end within this distance
 
 /** The strength of the tint, 0 to 4. */
@@ -31,11 +32,8 @@ export function tintLevel(bits) {
  * @param {(index: number) => void} [options.onSelect] Called when a visitor selects a token, not by `select`.
  */
 export function createTokens(element, { label = "Text", onSelect = () => {} } = {}) {
-  const content = document.createElement("div");
-  const prompt = document.createElement("span");
-  prompt.className = "prompt";
-  content.className = "tokens-content";
-  content.append(prompt);
+  const prompt = create("span", { class: "prompt" });
+  const content = create("div", { class: "tokens-content" }, prompt);
   element.classList.add("tokens", "show-confidence");
   element.setAttribute("role", "group");
   element.setAttribute("aria-label", label);
@@ -135,12 +133,10 @@ export function createTokens(element, { label = "Text", onSelect = () => {} } = 
   }
 
   function createSpan({ text, bits }) {
-    const span = document.createElement("span");
-    span.className = "token";
+    const span = create("span", { class: "token" }, text);
     if (bits !== undefined) span.dataset.tint = tintLevel(bits);
     if (/^\n+$/.test(text)) span.classList.add("newline");
     if (text === "") span.classList.add("incomplete");
-    span.textContent = text;
     return span;
   }
 
@@ -169,10 +165,7 @@ export function createTokens(element, { label = "Text", onSelect = () => {} } = 
       prompt.replaceChildren(
         ...parts.map((part) => {
           if (!part.isUnknown) return part.text;
-          const struck = document.createElement("s");
-          struck.title = "The model does not know this character and skips it";
-          struck.textContent = part.text;
-          return struck;
+          return create("s", { title: "The model does not know this character and skips it" }, part.text);
         }),
       );
     },
@@ -190,21 +183,15 @@ export function createTokens(element, { label = "Text", onSelect = () => {} } = 
       stayAtEnd();
     },
 
-    /** Keep the first `count` tokens. */
-    truncate(count) {
-      const hadFocus = spans.indexOf(document.activeElement) >= count;
-      for (const span of spans.slice(count)) span.remove();
-      [tokens, spans] = [tokens.slice(0, count), spans.slice(0, count)];
-      if (selected >= count) selected = null;
-      setCurrent(Math.max(0, Math.min(current, count - 1)));
-      if (hadFocus) element.focus();
-      stayAtEnd();
-    },
-
     /** Remove the prompt and all tokens. */
     clear() {
+      const hadFocus = spans.includes(document.activeElement);
       prompt.replaceChildren();
-      this.truncate(0);
+      content.replaceChildren(prompt);
+      [tokens, spans] = [[], []];
+      selected = null;
+      setCurrent(0);
+      if (hadFocus) element.focus();
       isAtEnd = true;
     },
 
@@ -254,19 +241,11 @@ export function createTokens(element, { label = "Text", onSelect = () => {} } = 
 /** Fill an element with the meaning of the tints. */
 export function createLegend(element) {
   const steps = [0, ...TINT_BITS].map((from, level) => {
-    const step = document.createElement("li");
-    step.className = "tint-sample";
-    step.dataset.tint = level;
     const to = TINT_BITS[level];
-    step.textContent = to === undefined ? `${from} or more` : level === 0 ? `below ${to}` : `${from} to ${to}`;
+    const range = to === undefined ? `${from} or more` : level === 0 ? `below ${to}` : `${from} to ${to}`;
     const cases = to === undefined ? `fewer than 1 of ${2 ** from}` : `at least 1 of ${2 ** to}`;
-    step.title = `The model expected it in ${cases} cases`;
-    return step;
+    return create("li", { class: "tint-sample", "data-tint": level, title: `The model expected it in ${cases} cases` }, range);
   });
-  const list = document.createElement("ul");
-  const title = document.createElement("span");
-  title.textContent = "Surprise in bits:";
-  list.append(...steps);
   element.classList.add("tokens-legend");
-  element.replaceChildren(title, list);
+  element.replaceChildren(create("span", {}, "Surprise in bits:"), create("ul", {}, ...steps));
 }

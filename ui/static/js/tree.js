@@ -1,4 +1,5 @@
 /** The texts of a visit as nested lists of buttons. */
+import { create, createButton } from "./dom.js";
 
 /**
  * Draw a history again.
@@ -11,24 +12,14 @@ export function drawTree(element, history, onSelect) {
   let currentButton;
 
   const drawItem = (node) => {
-    const item = document.createElement("li");
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = node.label;
-    button.addEventListener("click", () => onSelect(node));
+    const button = createButton(node.label, () => onSelect(node), "tree-item");
     if (node === history.current) {
       button.setAttribute("aria-current", "true");
       currentButton = button;
     }
-    item.append(button);
-    if (node.children.length > 0) item.append(drawList(node.children));
-    return item;
+    return create("li", {}, button, ...(node.children.length > 0 ? [drawList(node.children)] : []));
   };
-  const drawList = (nodes) => {
-    const list = document.createElement("ul");
-    list.append(...nodes.map(drawItem));
-    return list;
-  };
+  const drawList = (nodes) => create("ul", {}, ...nodes.map(drawItem));
 
   element.replaceChildren(drawList(history.roots));
   if (focused) currentButton?.focus();

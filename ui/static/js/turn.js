@@ -3,10 +3,10 @@
  * seen, and is measured beside the models on the same characters. Upper and lower case count as the same letter
  * (ui/passages.py).
  */
-import { fetchJson } from "./api.js";
-import { create } from "./dom.js";
+import { fetchJson, VisitorError } from "./api.js";
+import { create, createButton } from "./dom.js";
 import { estimateBits, guessesOnGivingUp } from "./shannon.js";
-import { nameToken } from "./text.js";
+import { nameToken, plural } from "./text.js";
 
 const ROWS = ["qwertyuiop", "asdfghjkl", "zxcvbnm", ".,;:!?'-"];
 const ALPHABET = [...ROWS.join(""), " ", "\n"]; // every character of the held-out text, in lower case
@@ -20,14 +20,6 @@ const ABOUT_ESTIMATE =
   "Your range is Shannon's lower and upper bound, from how many guesses each character took you. From a few dozen characters it " +
   "is a rough estimate; another passage makes it better. The models saw exactly what you saw. Shannon's readers, who saw 100 letters of " +
   "modern English, needed between 0.6 and 1.3 bits per letter.";
-
-const button = (className, text, onClick) => {
-  const element = create("button", { type: "button", class: className }, text);
-  element.addEventListener("click", onClick);
-  return element;
-};
-
-const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
 /** "0.81 to 1.30" */
 const formatRange = (lower, upper) => [lower, upper].map((bits) => bits.toLocaleString("en-US", FIGURES)).join(" to ");
@@ -121,7 +113,7 @@ const createKeyboard = (onKey) => {
     const element = create("div", { class: "turn-row" });
     for (const character of characters) {
       const name = nameToken(character);
-      const key = button("turn-key", name, () => onKey(character));
+      const key = createButton(name, () => onKey(character), "button turn-key");
       if (name !== character) key.classList.add("wide");
       keys.set(character, key);
       element.append(key);
@@ -205,8 +197,8 @@ const play = (element, passages) => {
   const message = create("p", { class: "turn-message", role: "status" });
   const results = create("div", { class: "turn-results" });
   const keyboard = createKeyboard((character) => guess(character));
-  const reveal = button("turn-button", "Reveal it", () => answer(game.reveal()));
-  const next = button("turn-button", "Another passage", () => start());
+  const reveal = createButton("Reveal it", () => answer(game.reveal()));
+  const next = createButton("Another passage", () => start());
   const buttons = create("div", { class: "turn-buttons" });
   buttons.append(reveal, next);
 
@@ -275,8 +267,9 @@ export const mount = (element) => {
       const { passages } = await fetchJson("passages");
       play(element, passages);
     } catch (error) {
+      if (!(error instanceof VisitorError)) throw error;
       loading.textContent = error.message;
-      element.append(button("turn-button", "Try again", load));
+      element.append(createButton("Try again", load));
     }
   };
   whenVisible(element.closest(".tabitem") ?? element, load);

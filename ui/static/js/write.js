@@ -1,5 +1,5 @@
 /** The tab Write: the text, and why each of its characters was chosen. */
-import { fetchModels, openModel, streamText, VisitorError } from "./api.js";
+import { fetchModels, streamText, VisitorError } from "./api.js";
 import {
   branchLabel,
   caption,
@@ -32,7 +32,7 @@ import {
   updateAddress,
 } from "./link.js";
 import { createPacer } from "./pace.js";
-import { choose, chosenModel, modelOpened, onChoose } from "./picker.js";
+import { choose, chosenModel, findLinkedModel, onChoose } from "./picker.js";
 import { createSheet, setEnabled } from "./sheet.js";
 import { openTab } from "./tabs.js";
 import { nameToken } from "./text.js";
@@ -43,7 +43,6 @@ const STEP_HINT = "Press “Next character”, or the right arrow key at the end
 const FIRST = 60; // tokens, among which an example is found for a text that is shown from its start
 const CUT_OFF = "The connection ended before the text did.";
 const GO_ON = "Press Continue to go on from here.";
-const COPIED_MS = 1500;
 
 let view; // the elements, once Gradio drew the page
 const whenDrawn = new Promise((resolve) => {
@@ -78,7 +77,8 @@ export const onText = (listener) => {
 
 /** Gradio drew the tab. */
 export const mount = (element) => {
-  const actions = { onSelect, onPick: branch, onPace: setPace, onStep: step, onCopyLink: copyLink, onInside: lookInside };
+  const actions = { onSelect, onPick: branch, onPace: setPace, onStep: step, onInside: lookInside };
+  actions.readLink = () => `${address()}/?${toQuery(linkOfText())}`;
   actions.onBefore = () => show(visit.before, true);
   actions.onAfter = () => show(visit.after, true);
   const resolve = view;
@@ -135,18 +135,6 @@ export const settingsChanged = async (...inputs) => {
   if (text()) view.setNote(otherSettings(text(), controls));
 };
 
-/**
- * Show the text of a link in this tab: for lessons and other tabs.
- * @param {string} query
- */
-export const showLink = async (query) => {
-  await whenDrawn;
-  openTab("write");
-  const node = findNode(query);
-  if (node) show(node, true);
-  else await report(openLink(query, { push: true }));
-};
-
 /** Show the sentence of an error that a visitor should read about. */
 const report = async (promise) => {
   try {
@@ -177,7 +165,7 @@ const showAddress = async () => {
     return;
   }
   try {
-    await openLink(search);
+    await openLinked(search);
   } catch (error) {
     if (!(error instanceof VisitorError)) throw error;
     const sentence = `This link cannot be shown: ${error.message}`;
@@ -201,24 +189,11 @@ const showSample = async (status = "A saved example. Press Generate for a new on
   );
 };
 
-/** Show the text of a link, once its model is open. */
-const openLink = async (query, options = {}) => {
+/** Get the text of a link, once its model is open. */
+const openLinked = async (query) => {
   const link = fromQuery(query);
-  link.model = await findModel(link.model);
-  await openText(link, { ...options, isWhole: true, at: selectedIn(link), status: "", setsControls: true });
-};
-
-/** The id of the model of a link; if it is not open, it is opened from the Hub. */
-const findModel = async (id) => {
-  for (const again of [false, true]) {
-    const answer = await fetchModels(again);
-    if (id === undefined) return answer.default;
-    if (answer.models.some((model) => model.id === id)) return id;
-  }
-  if (!id.includes("/")) throw new VisitorError(`There is no model called “${id.slice(0, 60)}” here.`);
-  const opened = await openModel(id, (message) => view.setStatus(message));
-  await modelOpened(opened);
-  return opened;
+  link.model = await findLinkedModel(link.model, view.setStatus);
+  await openText(link, { isWhole: true, at: selectedIn(link), status: "", setsControls: true });
 };
 
 /**
@@ -512,20 +487,6 @@ const saveAddress = (push = false, length = text().tokens.length) => {
 const linkOfText = (length = text().tokens.length) => {
   const { query, at } = text();
   return { ...fromQuery(query), length, at: at < length ? at : undefined };
-};
-
-const copyLink = async () => {
-  const link = `${address()}/?${toQuery(linkOfText())}`;
-  try {
-    await navigator.clipboard.writeText(link);
-  } catch {
-    prompt("Copy this link:", link); // the clipboard needs https, and can be refused
-    return;
-  }
-  view.copyLink.textContent = "Copied";
-  setTimeout(() => {
-    view.copyLink.textContent = "Copy link";
-  }, COPIED_MS);
 };
 
 const lookInside = () => {
