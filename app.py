@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import socket
 import sys
 from typing import Any
@@ -84,11 +85,12 @@ LAUNCH: dict[str, Any] = {
     **page.launch_options(),
     "footer_links": ["api"],
     "run_history": False,  # nothing that a visitor does is stored, not even in their browser
-    "max_file_size": 1,  # byte: there is nothing to upload here
+    "max_file_size": 1,  # byte: nothing is uploaded through Gradio; texts to train on go to ui/training.py
     "max_threads": 64,  # for what the schedulers' threads do not do: links, models from the Hub, the tab Morph
     "ssr_mode": False,
 }
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # as `docker stop` sends it; the folders of the visits are deleted
     # `gradio app.py` runs this file again after each change, while the page keeps its port.
     demo.launch(**LAUNCH, server_port=choose_port(options.port) if gr.NO_RELOAD else options.port)

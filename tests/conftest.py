@@ -11,8 +11,10 @@ import gc
 import random
 import signal
 import sys
+import tempfile
 import time
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -266,6 +268,69 @@ def train_tiny(data):
 def run_folder(train_tiny, tmp_path_factory):
     """The folder of a short training run. Tests must not change it."""
     return train_tiny(tmp_path_factory.mktemp("run") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def endpoints():
+    """The page's endpoints on a server of their own, without Gradio."""
+    from visitors import serve_endpoints
+
+    with serve_endpoints() as address:
+        yield address
+
+
+@pytest.fixture
+def temporary_folder(tmp_path_factory, monkeypatch):
+    """A folder for temporary files, which tests that run beside this one do not use."""
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def visitor(endpoints, temporary_folder, monkeypatch):
+    """A function that makes visitors of a page without other visits. In the end, nothing is left of theirs."""
+    from visitors import Visitor, wait_until
+
+    from ui import training
+    from ui.visits import visits
+
+    monkeypatch.setattr(visits, "_visits", OrderedDict())
+    made = []
+
+    def make():
+        made.append(Visitor(endpoints))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.post("visit/end", {})
+        one.close()
+    assert not visits._visits
+    wait_until(lambda: not training.queue.running + training.queue.waiting, "the end of all trainings")
+
+
+@pytest.fixture
+def fake_worker(monkeypatch, own_models):
+    """Trainings do what their text says (tests/fake_worker.py), in place of training."""
+    from ui import jobs
+
+    monkeypatch.setattr(jobs, "WORKER", (sys.executable, str(Path(__file__).with_name("fake_worker.py"))))
+    monkeypatch.setenv("FAKE_MODELS", str(own_models))
+
+
+@pytest.fixture(scope="session")
+def own_models(train_tiny, data, tmp_path_factory):
+    """The folders that a training leaves: a tiny GPT and a counted bigram."""
+    from train.counting import fit_bigram
+    from train.runs import fit_counts
+
+    folder = tmp_path_factory.mktemp("models")
+    train_tiny(folder / "gpt")
+    (folder / "gpt" / "resume.pt").unlink()
+    list(fit_counts(data, folder / "bigram", seed=1, command="python -m train run bigram", kind="bigram", fit=fit_bigram))
+    return folder
 
 
 @pytest.fixture

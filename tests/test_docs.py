@@ -87,7 +87,7 @@ def quick(line):
     if line.startswith("python benchmarks/"):
         return f"{line} --help"
     line = line.replace("--data shakespeare", "--data my-text.txt")
-    if " run " in line and "-m train" in line and " run ngram " not in line:  # an n-gram is counted, which takes no steps
+    if " run " in line and "-m train" in line and not re.search(" run (ngram|mixture) ", line):  # these take no steps
         train = re.sub(r" --minutes [\d.]+", "", line)
         if "--resume" in line:  # of a run that has finished, with a larger budget
             return f"{train.replace(' --resume', '')} --steps 2 && {train} --steps 4"
@@ -189,11 +189,11 @@ def test_layout_names_what_is_there():
 
 
 def test_readme_is_short():
-    assert len(README.splitlines()) <= 120
+    assert len(README.partition("\n# ")[2].splitlines()) <= 110  # without the settings of a Space
 
 
 def test_space_runs_the_tested_gradio():
-    lowest = re.search(r"^gradio>=([\d.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)[1]
+    lowest = re.search(r"^gradio\[oauth\]>=([\d.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)[1]
     assert f"sdk_version: {lowest}" in README
 
 

@@ -15,6 +15,7 @@ from browser import served
 from fake_hub import Handler, Hub, RefusalError
 from gradio_client import Client
 from huggingface_hub import HfApi, ModelCard, SpaceCard, constants
+from visitors import Visitor
 
 from gpt import CheckpointError, SamplingParams, load
 from gpt.checkpoint import FILES, WEIGHTS, names, save
@@ -133,7 +134,7 @@ def test_published_model_opens_in_new_processes_and_in_transformers(hub, tmp_pat
 
 
 @pytest.mark.slow
-def test_space_starts_from_what_was_uploaded_and_answers(hub, model, tmp_path, send):
+def test_space_starts_from_what_was_uploaded_answers_and_trains(hub, model, tmp_path, send, chain_text):
     send(space="alice/page")
     space, commit = hub.repos["space", "alice/page"], hub.repos["model", "alice/tiny"].branches["main"]
     assert (space.sdk, space.private, len(space.commits)) == ("gradio", False, 2)
@@ -160,6 +161,14 @@ def test_space_starts_from_what_was_uploaded_and_answers(hub, model, tmp_path, s
         assert {each["id"] for each in models[:-1]} == set(names())
         assert models[-1]["id"] == f"alice/tiny@{commit}"
         text = client.predict(models[-1]["id"], "abc", 0.8, 60, 0, 1.0, 0.0, 7, api_name="/generate")
+        visitor = Visitor(address)
+        visitor.upload(chain_text(2_000))
+        with visitor.training() as events:
+            next(event for event in events if event["event"] == "evaluation")
+            visitor.post("train/stop", {})
+            assert [event["event"] for event in events][-1] == "end"
+        assert len(visitor.model_ids()) >= 3
+        visitor.close()
     assert (tmp_path / "space" / "gpu").exists()
     assert text == load(model).generate("abc", SamplingParams(max_new_tokens=60, seed=7)).text
     assert hub.requests == []
@@ -182,11 +191,10 @@ def test_model_is_published_with_its_card(hub, send, model):
 def test_files_of_a_space(hub, send, model):
     send(space="alice/page")
     files = hub.repos["space", "alice/page"].files()
-    code = {
-        path.relative_to(ROOT).as_posix() for folder in ("gpt", "ui") for path in (ROOT / folder).rglob("*") if path.is_file()
-    }
+    paths = [path for folder in ("gpt", "train", "ui") for path in (ROOT / folder).rglob("*") if path.is_file()]
+    code = {path.relative_to(ROOT).as_posix() for path in paths}
     code = {path for path in code if "__pycache__" not in path and not path.endswith("py.typed")} | {"app.py", "LICENSE"}
-    code |= {"train/__init__.py", "train/data.py", "weights/texts/shakespeare.txt.xz", "weights/texts/names.txt.xz"}
+    code |= {"weights/texts/shakespeare.txt.xz", "weights/texts/names.txt.xz"}
     shipped = {f"weights/{name}/{file}" for name in names() for file in FILES if (WEIGHTS / name / file).is_file()}
     assert set(files) == code | shipped | {"README.md", "requirements.txt", "weights/hub.json", ".gitattributes"}
     for name in code | shipped:
@@ -240,7 +248,7 @@ def test_dry_run_lists_everything_and_sends_nothing(hub, send, model):
     assert (hub.requests, hub.repos) == ([], {})
     sizes = {name: int(size.replace(",", "")) for size, name in re.findall(r"^ +([\d,]+)  (\S+)$", out, re.MULTILINE)}
     assert sizes["model.safetensors"] == (model / "model.safetensors").stat().st_size
-    assert not [name for name in sizes if re.search(r"test|__pycache__|\.git|\.pt$|^train/(?!__init__|data)|docs/|\.ci", name)]
+    assert not [name for name in sizes if re.search(r"test|__pycache__|\.git|\.pt$|docs/|\.ci", name)]
     assert out.endswith("This was a dry run: nothing was sent.")
     send(space="alice/page")
     assert {name for repo in hub.repos.values() for name in repo.files()} == {*sizes, ".gitattributes"}

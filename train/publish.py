@@ -27,8 +27,10 @@ SPACE_FILES = (  # what a Space runs, apart from the weights
     "ui/**/*.py",
     "ui/static/**/*.*",
     "ui/lessons/*.md",
-    "train/__init__.py",
-    "train/data.py",  # opens the texts
+    "ui/texts/*",
+    "train/**/*.py",
+    "train/card_template.md",
+    "train/text_sizes.json",
     "weights/texts/*.xz",
 )
 SPACE_FOLDERS = re.compile(r"(gpt|ui|train|weights)/")  # where files of an older page are deleted
@@ -103,7 +105,13 @@ def space_files(folder: Path, repo: str, commit: str) -> Files:
 
 
 def publish(
-    folder: Path, repo: str, space: str | None = None, private: bool = False, branch: str = "main", dry_run: bool = False
+    folder: Path,
+    repo: str,
+    space: str | None = None,
+    private: bool = False,
+    branch: str = "main",
+    dry_run: bool = False,
+    token: str | None = None,
 ) -> Iterator[str]:
     """Upload a weights folder, and the page as a Space.
 
@@ -114,6 +122,7 @@ def publish(
         private: Create the model as private.
         branch: The branch of the model; created if it does not exist.
         dry_run: Check everything and list the files, but send nothing.
+        token: Of who publishes; that of `hf auth login` or HF_TOKEN by default.
 
     Yields:
         What was done, a sentence at a time.
@@ -137,7 +146,7 @@ def publish(
                 yield format_listing(f"Space {space}", space_files(folder, repo, "0" * 40))
             yield "This was a dry run: nothing was sent."
             return
-        api = HfApi()
+        api = HfApi(token=token)
         with translate_hub_errors(repo):
             user = api.whoami()
             if user.get("auth", {}).get("accessToken", {}).get("role") == "read":

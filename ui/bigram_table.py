@@ -1,6 +1,5 @@
 """The table of a bigram for the page: how often each token followed each other one in the training text."""
 
-from functools import cache
 from typing import Any, cast
 
 from starlette.routing import BaseRoute, Route
@@ -25,13 +24,8 @@ def bigram_table(model: str) -> dict[str, Any]:
     Raises:
         ValueError: In a sentence for the visitor, if there is no such model, or its counts are not known.
     """
-    return _table(get_model(model).id)
-
-
-@cache  # of local models: those that visitors open from the Hub come without a training log
-def _table(id: str) -> dict[str, Any]:
-    entry = get_model(id)
-    log, tokenizer = entry.training_log, entry.lm.tokenizer
+    entry = get_model(model)
+    id, log, tokenizer = entry.id, entry.training_log, entry.lm.tokenizer
     if not entry.family.has_pair_table:
         raise ValueError(f"{id[:60]} is not a bigram and has no table of pairs.")
     if log.get("method") != "counting":

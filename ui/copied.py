@@ -8,7 +8,7 @@ from starlette.routing import BaseRoute, Route
 
 from gpt import CheckpointError
 from gpt.memorization import MIN_MATCH_CHARS, SuffixIndex, count_covered
-from train.data import TextDataset, load_shipped_dataset
+from train.data import SOURCES, TextDataset, load_shipped_dataset
 from ui.endpoints import json_endpoint
 from ui.model_registry import get_model
 from ui.plays import PARAGRAPH, Plays
@@ -64,10 +64,9 @@ class Lines:
 
 
 @cache
-def _open_training_text(sha256: str, is_lines: bool) -> RunningText | Lines | None:
+def _open_training_text(sha256: str, is_lines: bool) -> RunningText | Lines:
     dataset = load_shipped_dataset(sha256, is_lines)
-    if dataset is None:
-        return None
+    assert dataset is not None  # noqa: S101 (it is one of SOURCES)
     return Lines(dataset) if is_lines else RunningText(dataset)
 
 
@@ -90,14 +89,16 @@ def find_copied(model: str, text: str, prompt: str = "") -> dict[str, Any]:
         raise ValueError(f"The text has more than {MAX_CHARS:,} characters, which is the most that can be compared.")
     entry = get_model(model)
     data = entry.training_log.get("data", {})
+    sha256 = data.get("sha256")
+    if all(sha256 != source.sha256 for source in SOURCES.values()):
+        raise ValueError("The text that this model learned from is not here, so nothing can be compared with it.")
     try:
         with _lock:
-            training_text = _open_training_text(data.get("sha256", ""), "lines" in data)
+            training_text = _open_training_text(sha256, "lines" in data)
     except CheckpointError:
         raise ValueError("The training text is damaged on this server, so nothing can be compared with it.") from None
-    if training_text is None:
-        raise ValueError("The text that this model learned from is not here, so nothing can be compared with it.")
-    return training_text.compare(entry.lm.tokenizer.normalize(prompt), text)
+    prompt, lowered = map(entry.lm.tokenizer.normalize, (prompt, text))
+    return training_text.compare(prompt, lowered if len(lowered) == len(text) else text)  # positions are those in `text`
 
 
 def routes() -> list[BaseRoute]:

@@ -1,16 +1,18 @@
-"""The models that the page offers: the shipped ones, those of `--model`, and a few that visitors opened from the Hub."""
+"""The models that the page offers: the shipped ones, those of `--model`, a few from the Hub, and those that visitors trained."""
 
 import json
 import os
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from gpt import LanguageModel, hub, load
@@ -21,6 +23,7 @@ from gpt.scheduler import BatchScheduler
 PINNED_MODELS = WEIGHTS / "hub.json"  # {repo: commit}: what a Space offers from the Hub, next to the models under weights/
 MAX_MODEL_BYTES = 100_000_000  # of a model that a visitor may open
 MAX_HUB_MODELS = 4  # models of visitors that stay open; the least recently used one is closed for another
+OWN_PREFIX = "my-"  # of the ids of models that visitors trained
 DOWNLOADS = (*FILES, "README.md")  # the files of a local model that visitors may download
 
 
@@ -34,7 +37,8 @@ class ModelEntry:
         training_log: The content of its training.json; empty if it has none.
         source: What `gpt.load` opens it by: a name under weights/, a folder, or "user/repo".
         commit: The commit, if it is from the Hub.
-        folder: Its folder, if visitors may download its files here.
+        folder: Its folder, if all visitors may download its files here.
+        own_label: Of a model that a visitor trained, what the list of models calls it.
     """
 
     id: str
@@ -43,6 +47,7 @@ class ModelEntry:
     source: str
     commit: str = ""
     folder: Path | None = None
+    own_label: str = ""
 
     @cached_property
     def scheduler(self) -> BatchScheduler:
@@ -57,6 +62,8 @@ class ModelEntry:
     @property
     def label(self) -> str:
         """What the list of models calls it: the family of a shipped model, and the name of another one."""
+        if self.own_label:
+            return self.own_label
         if self.id not in names():
             return self.lm.name
         family = self.family.title.partition(" ")[2]
@@ -90,19 +97,23 @@ def _shipped_models() -> list[ModelEntry]:
     if not names() and not pinned:
         raise CheckpointError(f"{WEIGHTS} has no models; restore them with `git checkout -- weights`")
     entries = [
-        ModelEntry(name, load(name), _training_log(folder, f"restore it with `git checkout -- weights/{name}`"), name, "", folder)
+        ModelEntry(
+            name, load(name), read_training_log(folder, f"restore it with `git checkout -- weights/{name}`"), name, "", folder
+        )
         for name, folder in ((name, WEIGHTS / name) for name in names())
     ]
     entries.sort(key=lambda e: (-e.training_log["data"]["characters"], -e.training_log["held_out"]["bits_per_character"]))
     for repo, commit in pinned.items():
         lm = load(repo, commit)
-        log = _training_log(hub.find_snapshot(repo, commit, NEEDED, local_files_only=True) or WEIGHTS, "publish it again")
+        log = read_training_log(hub.find_snapshot(repo, commit, NEEDED, local_files_only=True) or WEIGHTS, "publish it again")
         entries.append(ModelEntry(f"{repo}@{commit}", lm, log, repo, commit))
     return entries
 
 
 _local_models: dict[str, ModelEntry] = {}  # of `--model`, by id
 _hub_models: OrderedDict[str, ModelEntry] = OrderedDict()  # of visitors, by id, the least recently used first
+# Those that the visitor trained whose request is answered, by id (ui/visits.py). Nobody else can name them.
+own_models: ContextVar[Mapping[str, ModelEntry]] = ContextVar("own_models", default=MappingProxyType({}))
 _lock = threading.Lock()
 _downloader = ThreadPoolExecutor(1)  # one model at a time: a class that opens one link downloads it once
 
@@ -120,7 +131,7 @@ def add_local_model(folder: str) -> None:
     taken = _local_models.get(lm.name)
     if lm.name in names() or (taken and taken.source != folder):
         raise CheckpointError(f"there are two models called {lm.name}; rename the folder {folder}")
-    log = _training_log(path, "train the model again") if (path / "training.json").exists() else {}
+    log = read_training_log(path, "train the model again") if (path / "training.json").exists() else {}
     _local_models[lm.name] = ModelEntry(lm.name, lm, log, folder, "", path)
 
 
@@ -148,17 +159,19 @@ def default_model() -> ModelEntry:
 
 
 def model_ids() -> list[str]:
-    """The ids of all open models."""
+    """The ids of all open models, those of the visitor included."""
     with _lock:
-        return [*(entry.id for entry in list_models()), *_hub_models]
+        return [*(entry.id for entry in list_models()), *_hub_models, *own_models.get()]
 
 
 def get_model(id: str) -> ModelEntry:
     """An open model by its id.
 
     Raises:
-        ValueError: In a sentence for the visitor, if there is none.
+        ValueError: In a sentence for the visitor, if there is none, or it is another visitor's.
     """
+    if own := own_models.get().get(id):
+        return own
     for entry in list_models():
         if id == entry.id:
             return entry
@@ -168,6 +181,8 @@ def get_model(id: str) -> ModelEntry:
             return _hub_models[id]
     if HUB_ID.fullmatch(id.partition("@")[0]):
         raise ValueError(f"The model {id[:80]} is not open here (any more); open it from the Hub again.")
+    if id.startswith(OWN_PREFIX):
+        raise ValueError(f"The model {id[:60]} belongs to another visit, or to one that is over; train it again.")
     raise ValueError(f"There is no model called {id[:60]!r} here; pick one of {', '.join(e.id for e in list_models())}.")
 
 
@@ -231,7 +246,12 @@ def open_hub_model(repo: str, commit: str | None = None) -> Generator[tuple[int,
         job.cancel()  # if its turn has not come
 
 
-def _training_log(folder: Path, hint: str) -> dict[str, Any]:
+def read_training_log(folder: Path, hint: str) -> dict[str, Any]:
+    """The content of the training.json of a weights folder.
+
+    Raises:
+        CheckpointError: If it is missing or damaged; the message ends in the hint.
+    """
     path = folder / "training.json"
     try:
         log = json.loads(path.read_text(encoding="utf-8"))

@@ -14,8 +14,9 @@ from ui.model_registry import default_model
 from ui.model_registry import list_models as list_entries
 from ui.source import source_address
 from ui.splash import SplashMiddleware
-from ui.tabs import inside, learn, morph, write
+from ui.tabs import inside, learn, morph, train, write
 from ui.theme import theme
+from ui.visits import VisitMiddleware
 
 TITLE = "From Bigram to GPT"
 HEADLINE = "Watch tiny language models write, one character at a time, and see why."
@@ -38,6 +39,8 @@ def build() -> gr.Blocks:
                 inside.build()
             if learn.replays():
                 _script_tab("learn", learn.TITLE)
+            with _tab("train", train.TITLE):
+                train.build()
             _script_tab("turn", "Your turn")
             _script_tab("lessons", "Lessons")
             if latent_models := morph.latent_models():
@@ -83,5 +86,5 @@ def launch_options() -> dict[str, Any]:
         "theme": theme(),
         "css_paths": assets.STYLESHEETS,
         "head": assets.head(),
-        "app_kwargs": {"middleware": [splash], "routes": routes.routes()},
+        "app_kwargs": {"middleware": [splash, Middleware(VisitMiddleware)], "routes": routes.routes()},
     }

@@ -14,17 +14,19 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from gpt.inspection import find_gpt
-from ui import bigram_table, copied, inspection, lessons, passages, scoring, snippets, source
+from ui import bigram_table, copied, inspection, lessons, passages, scoring, snippets, source, training
 from ui.assets import STATIC
 from ui.endpoints import BUSY, BusyError, Limit, error_response, json_endpoint, read_body
 from ui.hub_panel import open_from_hub, open_models
 from ui.model_registry import ModelEntry, default_model
 from ui.session import MAX_TEXT_TOKENS, GenerationRequest, GenerationSession, SessionStore
 from ui.tabs import learn
+from ui.visits import visits
 
 streams = Limit(running=32, waiting=64)
 downloads = Limit(running=2, waiting=16)
 sessions = SessionStore()
+visits.on_models_gone(lambda ids: sessions.remove_models(ids))
 
 
 class Revalidated(StaticFiles):
@@ -60,6 +62,7 @@ def describe(entry: ModelEntry) -> dict[str, Any]:
         "card": snippets.card_address(entry),
         "explanation": entry.explanation,
         "sample": entry.sample,
+        "is_own": bool(entry.own_label),
     }
 
 
@@ -165,4 +168,5 @@ def routes() -> list[BaseRoute]:
         *passages.routes(),
         *scoring.routes(),
         *lessons.routes(),
+        *training.routes(),
     ]

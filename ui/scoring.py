@@ -2,6 +2,7 @@
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 from starlette.routing import BaseRoute, Route
@@ -43,7 +44,8 @@ def score(models: Any, text: Any) -> dict[str, Any]:
         raise ValueError("There is no text to score yet.")
     text = replace_invalid(text)
     # From the last to the first: the best models are listed last and take longest, and the quick ones fill the gaps.
-    scores = list(_threads.map(lambda id: _score(id, text), reversed(models)))
+    contexts = [copy_context() for _ in models]  # the threads know the visitor's own models
+    scores = list(_threads.map(lambda context, id: context.run(_score, id, text), contexts, reversed(models)))
     return {"text": text, "models": scores[::-1]}
 
 

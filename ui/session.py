@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Container, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -163,6 +163,7 @@ class GenerationSession:
         self._seconds = 0.0  # that they took
         self._sequence: Sequence | None = None  # the model's state after the tokens
         self._run: asyncio.Task[None] | None = None
+        self._is_closed = False
         self._stop = threading.Event()  # ends the run; each run has its own, so that none is missed
         self._readers = 0
         self._changed = asyncio.Event()  # replaced at each change
@@ -200,6 +201,8 @@ class GenerationSession:
                     yield self.tokens[start:end]
                     start = min(end, len(self.tokens))
                     continue
+                if self._is_closed:
+                    raise ValueError(f"The visit that {self.lm.name} belongs to is over.")
                 if self._run is None or self._run.done():
                     self._run = asyncio.create_task(self._extend(end))
                 run = self._run
@@ -210,6 +213,11 @@ class GenerationSession:
             self._readers -= 1
             if not self._readers:
                 self._stop.set()
+
+    def close(self) -> None:
+        """End the text for good: its model is gone."""
+        self._is_closed = True
+        self._stop.set()
 
     async def _extend(self, end: int) -> None:
         """Generate tokens up to index `end`, or until it is stopped."""
@@ -255,3 +263,8 @@ class SessionStore:
         while len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
         return self._sessions[key]
+
+    def remove_models(self, ids: Container[str]) -> None:
+        """Forget the texts of some models; those that still grow end."""
+        for request in [request for request in self._sessions if request.model in ids]:
+            self._sessions.pop(request).close()

@@ -82,21 +82,17 @@ def programs(query: str, address: str = "") -> dict[str, Any]:
         address: The page's own, as the browser says; anything else than an address is replaced.
 
     Returns:
-        The programs by title, and the files of the model: name, address, and bytes if they are known.
+        The programs by title, and the files of the model: name, address, and bytes if they are known. The files of a model that
+        the visitor trained have no address; its programs open the folder that the .zip contains.
     """
     request = GenerationRequest.from_query(query, default_model().id)
     if not re.fullmatch(r"https?://[\w.:/\[\]-]{1,200}", address):
         address = DEFAULT_ADDRESS
     length = request.params.max_new_tokens
-    return {
-        "programs": {
-            "Python": python(request, length),
-            "Command line": command_line(request, length),
-            "gradio_client": client(request, length, address),
-            "curl": curl(request, length, address),
-        },
-        "files": _files(get_model(request.model)),
-    }
+    entry, texts = get_model(request.model), {"Python": python(request, length), "Command line": command_line(request, length)}
+    if not entry.own_label:  # programs cannot reach a model that a visitor trained
+        texts |= {"gradio_client": client(request, length, address), "curl": curl(request, length, address)}
+    return {"programs": texts, "files": _files(entry)}
 
 
 def card_address(entry: ModelEntry) -> str:
