@@ -98,8 +98,9 @@ def test_step_shows_one_character_by_button_and_by_arrow_key(visit):
     first = visit()
     first.set_pace("step")
     first.set_number("length", 3)
-    with first.page.expect_request_finished(lambda request: request.url.endswith("/page/generate")):
+    with first.page.expect_response(lambda response: response.url.endswith("/page/generate")) as answer:
         first.generate()
+    answer.value.finished()
     first.until(lambda: first.length == 1, "the first character")
     first.page.click("text=Next character")
     assert first.length == 2
