@@ -20,9 +20,9 @@ from train.configs import TRAIN_CONFIGS
 from train.counting import FIT_FUNCTIONS
 from train.data import TextDataset, last_documents
 from train.evaluate import EvalResult, eval_context, evaluate, token_nll
-from train.runs import FolderWriter, load_trained, now, refuse_if_used
+from train.runs import FolderWriter, load_trained, now, refuse_if_used, write_fitted
 from train.tokenizers import tokenize
-from train.trainer import EndEvent, EvalEvent, Event
+from train.trainer import Event
 
 WEIGHT_ITERATIONS = 30  # bisection down to 1e-9
 
@@ -48,7 +48,6 @@ def fit_mixture(dataset: TextDataset, out: Path, names_of_parts: Sequence[str], 
     if first.tokenizer.files() != second.tokenizer.files():
         raise ValueError(f"{names_of_parts[0]} and {names_of_parts[1]} do not share a tokenizer; mix two models that do")
     tokenized = tokenize(dataset, first_facts["tokenizer"])
-    tokens = sum(map(len, tokenized.train))
     nll = [token_nll(lm.model, tokenized.held_out) for lm in (first, second)]
     weight, halves, mixed = cross_fit(*nll)
     model = Mixture.of(first.model, second.model, weight)
@@ -58,22 +57,14 @@ def fit_mixture(dataset: TextDataset, out: Path, names_of_parts: Sequence[str], 
     ]
     parts = [(first.name, first_facts["kind"], results[0]), (second.name, second_facts["kind"], results[1])]
     train_loss = evaluate(model, last_documents(tokenized.train, tokenized.held_out)).nats_per_token
-    seconds = time.perf_counter() - clock
-    yield EvalEvent(1, seconds, train_loss, results[-1].nats_per_token, True, asdict(results[-1]))
     facts = {
         "command": command,
         "started": started,
-        "steps": 1,
-        "tokens": tokens,
-        "seconds": seconds,
-        "finished": True,
+        "seconds": time.perf_counter() - clock,
         **mixing_facts(weight, halves, parts),
-        "seed": seed,
-        "device": "cpu",
         "train_loss": train_loss,
     }
-    FolderWriter(out, "mixture", dataset, tokenized, seed).write(model, asdict(results[-1]), facts, [], [])
-    yield EndEvent(1, seconds, tokens)
+    yield from write_fitted(FolderWriter(out, "mixture", dataset, tokenized, seed), model, results[-1], facts)
 
 
 def mixing_facts(weight: float, halves: list[float], parts: Sequence[tuple[str, str, EvalResult]]) -> dict[str, Any]:

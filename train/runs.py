@@ -30,7 +30,7 @@ from train.configs import TrainConfig
 from train.counting import fit_bigram
 from train.data import TextDataset, TokenizedDataset, last_documents
 from train.distributed import DistributedContext
-from train.evaluate import evaluate, fingerprint
+from train.evaluate import EvalResult, evaluate, fingerprint
 from train.tasks import TASKS, CausalLMTask, DistillationTask
 from train.tokenizers import tokenize
 from train.trainer import WARMUP, Budget, EndEvent, EvalEvent, Event, ProgressEvent, ReplayEvent, TextSample, Trainer, seeded_rng
@@ -221,22 +221,29 @@ def fit_counts(
     model = as_stored(kind, model).float() if MODEL_REGISTRY[kind].storage_dtype != torch.float32 else model
     train_loss = evaluate(model, last_documents(tokenized.train, tokenized.held_out)).nats_per_token
     result = evaluate(model, tokenized.held_out, tokenized.held_out_text)
-    seconds = time.perf_counter() - clock
-    yield EvalEvent(1, seconds, train_loss, result.nats_per_token, True, asdict(result))
-    tokens = sum(map(len, tokenized.train))
     facts = {
         "command": command,
         "started": started,
-        "steps": 1,
-        "tokens": tokens,
-        "seconds": seconds,
-        "finished": True,
+        "seconds": time.perf_counter() - clock,
         **fit_facts,
-        "seed": seed,
-        "device": "cpu",
         "train_loss": train_loss,
     }
-    FolderWriter(out, kind, dataset, tokenized, seed).write(model, asdict(result), facts, [], [])
+    yield from write_fitted(FolderWriter(out, kind, dataset, tokenized, seed), model, result, facts)
+
+
+def write_fitted(writer: "FolderWriter", model: CausalLM, result: EvalResult, facts: dict[str, Any]) -> Generator[Event]:
+    """Write the folder of a model that was fitted without gradient descent, between the events of its only step.
+
+    Args:
+        writer: Of the folder.
+        model: The model.
+        result: Its held-out loss.
+        facts: The entries of training.json that say how it was fitted; "seconds" and "train_loss" are needed.
+    """
+    seconds, tokens = facts["seconds"], sum(map(len, writer.tokenized.train))
+    yield EvalEvent(1, seconds, facts["train_loss"], result.nats_per_token, True, asdict(result))
+    common = {"steps": 1, "tokens": tokens, "finished": True, "seed": writer.seed, "device": "cpu"}
+    writer.write(model, asdict(result), {**facts, **common}, [], [])
     yield EndEvent(1, seconds, tokens)
 
 
