@@ -43,7 +43,7 @@ def test_prompt_is_neither_searched_nor_counted():
 
 
 def test_held_out_text_is_not_training_text():
-    """The Tempest was never read, so its speeches are not copied, but for phrases that the training part has, too."""
+    """The Tempest was never read, so its speeches are not copied, except for phrases that the training part has, too."""
     held_out = load_dataset("shakespeare").split()[1].text
     answer = find_copied("gpt-shakespeare", held_out[-5000:])
     assert 0 < answer["copied"] < 100
