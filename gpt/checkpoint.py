@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from gpt.generation import LanguageModel
-from gpt.models.base import CausalLM, Config
+from gpt.models.base import BaseModel, Config, Model
 from gpt.models.registry import build_model, family_of, parse_config
 from gpt.sampling import SamplingParams
 from gpt.tokenizer import Tokenizer
@@ -30,6 +30,7 @@ NEEDED = ("config.json", "tokenizer.json", "model.safetensors")
 REPLAY = "replay.json"  # the same text after 0, 10, 30, 100... training steps, with its distributions
 # Those downloaded from the Hub; a model need not have the last four.
 FILES = (*NEEDED, "tokenizer_config.json", "generation_config.json", "training.json", REPLAY)
+BASE_HINT = "train or download the model again"
 RESUME = "resume.pt"  # written by a training run until it has finished
 
 
@@ -59,7 +60,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def save(folder: Path, model: CausalLM, tokenizer: Tokenizer) -> None:
+def save(folder: Path, model: Model, tokenizer: Tokenizer) -> None:
     """Write the weights folder of a model, which `load` opens, and transformers for a GPT.
 
     The header of the weights contains their sha256, which `load` checks.
@@ -99,7 +100,7 @@ def load(
     *,
     device: str | torch.device | None = None,
     local_files_only: bool = False,
-) -> LanguageModel:
+) -> Any:
     """Open a model.
 
     Args:
@@ -109,6 +110,9 @@ def load(
         revision: A branch, tag or commit of a Hub id. A cached commit is opened without a request.
         device: Where to compute; the CPU by default.
         local_files_only: Open a Hub id from the cache, without a request.
+
+    Returns:
+        A `TextModel`: a `LanguageModel`, or the class of its family (`ModelFamily.lm_class`).
 
     Raises:
         CheckpointError: If it cannot be found, downloaded or opened.
@@ -149,15 +153,23 @@ def _not_found(name: str) -> str:
     return f"there is no model {name[:200]!r}; {hint} A folder or a Hub id like user/repo also works"
 
 
-def _load_from_hub(repo: str, revision: str | None, device: str | torch.device | None, local_files_only: bool) -> LanguageModel:
+def _load_from_hub(repo: str, revision: str | None, device: str | torch.device | None, local_files_only: bool) -> Any:
+    hint = f"remove it with `hf cache rm model/{repo}` and load it again, or tell its author"
+    folder = _find_or_download(repo, revision, local_files_only)
+    base, base_folder = read_base_model(folder, repo, hint), None
+    if base and not find_base_folder(folder, base):
+        base_folder = _find_or_download(base_repo(repo, base), None, local_files_only)
+    return open_folder(folder, repo, repo, hint, device, base_folder)
+
+
+def _find_or_download(repo: str, revision: str | None, local_files_only: bool) -> Path:
+    """The folder of a model of the Hub. Raises CheckpointError if it cannot be downloaded."""
     from gpt import hub  # slow to import, and most models are local
 
     try:
-        folder = hub.find_snapshot(repo, revision, NEEDED, local_files_only) or download(repo, revision)
+        return hub.find_snapshot(repo, revision, NEEDED, local_files_only) or download(repo, revision)
     except hub.HubError as error:
         raise CheckpointError(str(error)) from None
-    hint = f"remove it with `hf cache rm model/{repo}` and load it again, or tell its author"
-    return open_folder(folder, repo, repo, hint, device)
 
 
 def download(
@@ -189,13 +201,50 @@ def download(
     return folder
 
 
+def base_repo(repo: str, base: BaseModel) -> str:
+    """The Hub id of the base model of a model on the Hub: a repository of the same user."""
+    return f"{repo.partition('/')[0]}/{base.name}"
+
+
+def read_base_model(folder: Path, source: str, hint: str) -> BaseModel | None:
+    """The base model that a folder names, or None if its model needs none. Raises CheckpointError if the folder is damaged."""
+    _require(folder, NEEDED, source, hint)
+    return getattr(_read_config(folder, source, hint)[0], "base_model", None)
+
+
+def find_base_folder(folder: Path, base: BaseModel) -> Path | None:
+    """The folder of a base model: beside `folder`, else under weights/. None if neither has the weights that are needed."""
+    for candidate in (folder.resolve().parent / base.name, WEIGHTS / base.name):
+        if (path := candidate / "model.safetensors").is_file() and sha256_of_file(path) == base.sha256:
+            return candidate
+    return None
+
+
+def sha256_of_file(path: Path) -> str:
+    """The sha256 of the content of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open_base(folder: Path, base: BaseModel, source: str, device: str | torch.device | None) -> Any:
+    """Open the base model in `folder`. Raises CheckpointError if it has other weights."""
+    if (path := folder / "model.safetensors").is_file() and sha256_of_file(path) != base.sha256:
+        raise CheckpointError(
+            f"{source} was trained with another {base.name} than there is now; train it again, or tell its author"
+        )
+    if read_base_model(folder, str(folder), BASE_HINT):
+        raise CheckpointError(f"{source} names {base.name} as its base model, which needs one itself; {BASE_HINT}")
+    return open_folder(folder, base.name, device=device)
+
+
 def open_folder(
     folder: Path,
     name: str,
     source: str | None = None,
     hint: str = "train or download the model again",
     device: str | torch.device | None = None,
-) -> LanguageModel:
+    base_folder: Path | None = None,
+) -> Any:
     """Open a weights folder.
 
     Args:
@@ -204,6 +253,10 @@ def open_folder(
         source: What to call the folder in messages; its path by default.
         hint: What to do if a file is missing or damaged.
         device: Where to compute; the CPU by default.
+        base_folder: The folder of its base model, if it needs one; by default that of `find_base_folder`.
+
+    Returns:
+        As `load`.
 
     Raises:
         CheckpointError: If a file is missing, damaged, or does not fit the others.
@@ -213,6 +266,15 @@ def open_folder(
         hint = "the run was stopped before its first evaluation; continue it with the same command and `--resume`"
     _require(folder, NEEDED, source, hint)
     config, tokenizer = _read_config(folder, source, hint)
+    options: dict[str, Any] = {}
+    if base := getattr(config, "base_model", None):
+        base_folder = base_folder or find_base_folder(folder, base)
+        if base_folder is None:
+            raise CheckpointError(
+                f"{source} needs {base.name} with the weights that it was trained with, which are neither beside it nor under "
+                "weights/; put the folder of that model there, or train both again"
+            )
+        options["base"] = _open_base(base_folder, base, source, device)
     with _checkpoint_errors(f"{source}/model.safetensors", hint):
         with torch.device("meta"), skip_init():  # shapes without memory, to compare before any is allocated
             model = build_model(config)
@@ -220,7 +282,8 @@ def open_folder(
         tensors = _read_tensors(folder / "model.safetensors", expected)
         state_dict = {name: tensors[name].to(own.dtype) for name, own in model.state_dict().items()}
         model.load_state_dict(state_dict, assign=True)  # memory-mapped, not copied, where the dtype is the same
-    return (family_of(config).lm_class or LanguageModel)(model, tokenizer, name, device)
+    with _checkpoint_errors(f"{source}/config.json", hint):
+        return (family_of(config).lm_class or LanguageModel)(model, tokenizer, name, device, **options)
 
 
 class skip_init(TorchFunctionMode):  # noqa: N801 (named after torch.nn.utils.skip_init)

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from gpt.engine import Engine, engine_for
 from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM
 from gpt.sampling import SamplingParams, sample, sampling_probs
-from gpt.tokenizer import StreamDecoder, Tokenizer
+from gpt.text_model import TextModel
+from gpt.tokenizer import StreamDecoder
 
 PREFILL_CHUNK = 256  # tokens of a prompt that are read at once; bounds the memory that a long one needs
 SCORE_BATCH = 16  # documents that are scored at once; more are hardly faster, and each has a KV cache
@@ -132,41 +133,25 @@ def describe_context(context_length: int, unit: str, has_documents: bool) -> str
     return f"the last {context_length} {unit}s"
 
 
-class LanguageModel:
-    """A model and its tokenizer: what `gpt.load` returns.
+class LanguageModel(TextModel):
+    """A model that writes from left to right and its tokenizer. The arguments are those of `TextModel`."""
 
-    Args:
-        model: The model; it is set to eval mode.
-        tokenizer: Its tokenizer.
-        name: What to call it in messages.
-        device: Where to compute; where the model is by default.
-    """
-
-    def __init__(
-        self, model: CausalLM, tokenizer: Tokenizer, name: str = "model", device: str | torch.device | None = None
-    ) -> None:
-        self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
-        if device is not None:
-            model.to(device)
-        self.eos_token_id = model.config.eos_token_id
-        # The token before a document: the end token of the one before it, or a newline if there is no end token.
-        self.start_id = tokenizer.start_id if self.eos_token_id is None else self.eos_token_id
-        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))  # a compiled program has none
-
-    @property
-    def context_length(self) -> int:
-        """How many tokens back the model sees; `gpt.models.base.UNBOUNDED_CONTEXT` if there is no limit."""
-        return self.model.context_length
+    model: CausalLM
 
     @property
     def context_description(self) -> str:
         """How far back the model sees, in words."""
         return describe_context(self.context_length, self.tokenizer.unit, self.eos_token_id is not None)
 
-    @property
-    def num_parameters(self) -> int:
-        """Number of stored numbers, counted tables included."""
-        return sum(p.numel() for p in self.model.parameters())
+    def example(self, prompt: str, seed: int) -> dict[str, Any]:
+        """The continuation of a prompt with the default parameters."""
+        params = SamplingParams(seed=seed)
+        settings = {name: value for name, value in asdict(params).items() if name != "forced"}  # no token was
+        return {"prompt": prompt, **settings, "text": self.generate(prompt, params).text}
+
+    def fingerprint(self, text: str) -> list[float]:
+        """-log p of each token of `text` by the model's plain `forward`, in nats, also of a VAE."""
+        return self._score(text, partial(LanguageModel._token_nll, self)).nll
 
     @cached_property
     def _engine(self) -> Engine | None:

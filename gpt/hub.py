@@ -6,7 +6,7 @@ It uses the library's own client, cache and settings, and changes none of them.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +29,10 @@ class HubUnreachableError(HubError):
     """The Hub did not answer: no network, offline mode, or the Hub is down."""
 
 
+class HubNotFoundError(HubError):
+    """There is no such repository, or it is private."""
+
+
 class NullProgress(tqdm):  # type: ignore[misc]  # tqdm has no annotations
     """A progress bar that shows nothing."""
 
@@ -43,10 +47,12 @@ class RepoFiles:
     Attributes:
         commit: The full hash.
         sizes: Bytes of each file, by path.
+        sha256: Of each large file, by path.
     """
 
     commit: str
     sizes: dict[str, int]
+    sha256: dict[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -72,7 +78,7 @@ def _hub_error(error: BaseException, repo: str, revision: str | None) -> HubErro
         case errors.GatedRepoError():
             return HubError(f"{repo} is gated; accept its terms on its page, then {LOG_IN}")
         case errors.RepositoryNotFoundError():
-            return HubError(f"{repo} is not on the Hub, or is private; check its name, or {LOG_IN}")
+            return HubNotFoundError(f"{repo} is not on the Hub, or is private; check its name, or {LOG_IN}")
         case errors.RevisionNotFoundError():
             return HubError(f"{repo} has no revision {revision!r} on the Hub; leave it out, or give a branch, tag or commit")
         case errors.HfHubHTTPError():
@@ -110,7 +116,9 @@ def list_files(repo: str, revision: str | None = None, token: Token = None) -> R
     """
     with translate_hub_errors(repo, revision):
         info = huggingface_hub.HfApi(token=token).model_info(repo, revision=revision, files_metadata=True, timeout=READ_TIMEOUT_S)
-    return RepoFiles(info.sha or "", {file.rfilename: file.size or 0 for file in info.siblings or []})
+    siblings = info.siblings or []
+    sizes = {file.rfilename: file.size or 0 for file in siblings}
+    return RepoFiles(info.sha or "", sizes, {file.rfilename: file.lfs.sha256 for file in siblings if file.lfs})
 
 
 def find_snapshot(repo: str, revision: str | None, names: Sequence[str], local_files_only: bool = False) -> Path | None:

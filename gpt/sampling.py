@@ -47,26 +47,41 @@ class SamplingParams:
     forced: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        self._check("temperature", (int, float), lambda value: 0 <= value <= 5, "a number from 0 to 5")
-        self._check("top_k", (int,), lambda value: value >= 0, "a whole number from 0 (off) up")
-        self._check("top_p", (int, float), lambda value: 0 < value <= 1, "a number above 0 and at most 1 (off)")
-        self._check("min_p", (int, float), lambda value: 0 <= value < 1, "a number from 0 (off) to below 1")
+        check_param(self, "temperature", (int, float), lambda value: 0 <= value <= 5, "a number from 0 to 5")
+        check_param(self, "top_k", (int,), lambda value: value >= 0, "a whole number from 0 (off) up")
+        check_param(self, "top_p", (int, float), lambda value: 0 < value <= 1, "a number above 0 and at most 1 (off)")
+        check_param(self, "min_p", (int, float), lambda value: 0 <= value < 1, "a number from 0 (off) to below 1")
         allowed = f"a whole number from 0 to {MAX_NEW_TOKENS:,}"
-        self._check("max_new_tokens", (int,), lambda value: 0 <= value <= MAX_NEW_TOKENS, allowed)
+        check_param(self, "max_new_tokens", (int,), lambda value: 0 <= value <= MAX_NEW_TOKENS, allowed)
         if self.seed is not None:
             allowed = f"a whole number from 0 to {MAX_SEED}, or None"
-            self._check("seed", (int,), lambda value: 0 <= value <= MAX_SEED, allowed)
+            check_param(self, "seed", (int,), lambda value: 0 <= value <= MAX_SEED, allowed)
         allowed = "pairs (index, token id) of whole numbers from 0, each index higher than the one before it"
-        self._check("forced", (tuple,), _are_forced_tokens, allowed)
-
-    def _check(self, name: str, types: tuple[type, ...], is_in_range: Callable[[Any], bool], allowed: str) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, types) or isinstance(value, bool) or not is_in_range(value):
-            raise ValueError(f"{name} is {value!r}; it must be {allowed}")
+        check_param(self, "forced", (tuple,), _are_forced_tokens, allowed)
 
     def seeded(self) -> "SamplingParams":
         """The same parameters with a seed: their own, or a random one."""
-        return self if self.seed is not None else replace(self, seed=SystemRandom().randint(0, MAX_SEED))
+        return self if self.seed is not None else replace(self, seed=random_seed())
+
+
+def check_param(params: Any, name: str, types: tuple[type, ...], is_in_range: Callable[[Any], bool], allowed: str) -> None:
+    """Raises ValueError if a field of generation parameters has another type, or is out of its range.
+
+    Args:
+        params: The parameters.
+        name: Of the field.
+        types: Of its value; a bool is no number.
+        is_in_range: Whether a value is in the range.
+        allowed: The range in words, for the message.
+    """
+    value = getattr(params, name)
+    if not isinstance(value, types) or isinstance(value, bool) or not is_in_range(value):
+        raise ValueError(f"{name} is {value!r}; it must be {allowed}")
+
+
+def random_seed() -> int:
+    """A seed from the operating system."""
+    return SystemRandom().randint(0, MAX_SEED)
 
 
 def _are_forced_tokens(pairs: tuple[Any, ...]) -> bool:

@@ -1,7 +1,8 @@
-"""The contract of a causal language model: a config, a state and `forward`. The rest of the project uses only this."""
+"""The contracts of models: a config, and for a causal language model a state and `forward`."""
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
@@ -48,6 +49,50 @@ def check_eos_token_id(value: Any, vocab_size: int) -> None:
     """Raises ValueError if `value` is neither None nor an int in [0, vocab_size)."""
     if value is not None and (type(value) is not int or not 0 <= value < vocab_size):
         raise ValueError(f"eos_token_id is {value!r}; it must be a whole number below {vocab_size}, or null")
+
+
+def check_line_sizes(config: Config, max_sizes: dict[str, int], title: str) -> None:
+    """Check the config of a model of lines.
+
+    Args:
+        config: The config.
+        max_sizes: The highest value of each size.
+        title: What to call the model.
+
+    Raises:
+        ValueError: If a size is out of range or there is no end token.
+    """
+    for name, most in max_sizes.items():
+        check_positive_int(name, getattr(config, name), most)
+    check_eos_token_id(config.eos_token_id, config.vocab_size)
+    if config.eos_token_id is None:
+        raise ValueError(f"eos_token_id is null; {title} models lines, which end")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """Another model that a model needs. Raises ValueError if a value is malformed.
+
+    Attributes:
+        name: Name of its folder, beside that of the model or under weights/; on the Hub, of a repository of the same user.
+        sha256: Of its model.safetensors.
+    """
+
+    name: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not re.fullmatch(r"(?![.])[\w.-]{1,96}", self.name, re.ASCII):
+            raise ValueError(f"the name of its base_model is {str(self.name)[:100]!r}, which is no name of a model")
+        if not isinstance(self.sha256, str) or not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError("the sha256 of its base_model is not 64 hexadecimal digits")
+
+    @classmethod
+    def from_dict(cls, value: Any) -> "BaseModel":
+        """Read "base_model" of a config.json. Raises ValueError if a value is missing or malformed."""
+        if not isinstance(value, dict):
+            raise ValueError("its base_model is missing")
+        return config_from_dict(cls, value)
 
 
 class State(Protocol):
@@ -125,16 +170,21 @@ class TensorState:
         return sum(tensor.nbytes for tensor in self.tensors())
 
 
-class CausalLM(nn.Module):
-    """Base of every model that writes from left to right.
+class Model(nn.Module):
+    """Base of every model: it is built from a config.
 
     Attributes:
         config: Its sizes.
-        context_length: How many tokens back it sees, `UNBOUNDED_CONTEXT` if there is no limit.
+        context_length: How many tokens it sees at once, `UNBOUNDED_CONTEXT` if there is no limit. For a causal language model,
+            how many tokens back.
     """
 
     config: Config
     context_length: int
+
+
+class CausalLM(Model):
+    """Base of every model that writes from left to right."""
 
     def init_state(self, rng: Iterator[float]) -> Any:
         """The state that a document starts from, or None for the model's default.

@@ -10,7 +10,11 @@ from typing import Any, Literal
 
 import torch
 
-from gpt.models.base import CausalLM, Config
+from gpt.models.base import Config, Model
+
+# What a family can do: continue a text token by token (the contract of `CausalLM`), draw lines, encode a line as a latent vector,
+# fill gaps in a text.
+Ability = Literal["writes", "draws", "encodes", "infills"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,12 @@ class ModelFamily:
         description: One line for the model card; `{unit}` becomes "character" or "token".
         explain: (config, unit) -> a sentence for beginners on how it works.
         memory: config -> what its models remember of a text, if they are not limited to the last few tokens.
+        base_family: Family of the base model (`gpt.models.base.BaseModel`) that its models need, or None.
         lm_class: The class that `gpt.load` returns for it, or None for `LanguageModel`.
-        likelihood: Whether log-probabilities of a text are exact, or a lower bound is estimated.
+        abilities: What it can do.
+        likelihood: Whether log-probabilities of a text are exact, or a lower bound is estimated, or there are none.
         storage_dtype: The dtype of its floating-point weights on disk. They are computed in float32.
+        layer_dtype: That of the matrices in its layers, if it is another one.
         functional_state: Its state as tensors for `torch.export`, or None if it cannot be exported.
         has_c_kernel: Whether `gpt.engine` runs it.
         in_transformers: Whether transformers opens its folder.
@@ -40,15 +47,18 @@ class ModelFamily:
     name: str
     title: str
     model_type: str
-    model_class: type[CausalLM]
+    model_class: type[Model]
     config_class: type[Config]
     task: str | None
     description: str
     explain: Callable[[Any, str], str]
     memory: Callable[[Any], str] | None = None
+    base_family: str | None = None
     lm_class: Any = None
-    likelihood: Literal["exact", "bound"] = "exact"
+    abilities: frozenset[Ability] = frozenset({"writes"})
+    likelihood: Literal["exact", "bound", "none"] = "exact"
     storage_dtype: torch.dtype = torch.float32
+    layer_dtype: torch.dtype | None = None
     functional_state: Any = None
     has_c_kernel: bool = False
     in_transformers: bool = False
@@ -84,6 +94,6 @@ def parse_config(config: dict[str, Any]) -> Config:
     return by_type[model_type].config_class.from_dict(config)
 
 
-def build_model(config: Config) -> CausalLM:
+def build_model(config: Config) -> Model:
     """A model with the sizes of `config` and initial weights."""
     return family_of(config).model_class(config)

@@ -261,7 +261,10 @@ def apply_rotary_emb(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal attention with normed queries and keys, rotary positions and grouped key/value heads."""
+    """Attention with normed queries and keys, rotary positions and grouped key/value heads.
+
+    It is causal with a cache. Without one, each position sees all others, and query heads cannot share key/value heads.
+    """
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
@@ -276,7 +279,7 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
 
     def forward(
-        self, x: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: AttentionCache
+        self, x: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: AttentionCache | None
     ) -> Tensor:
         """Attend from x to the cache and to x itself.
 
@@ -284,8 +287,8 @@ class Attention(nn.Module):
             x: (B, T, C) normed residual stream.
             positions: (B, T).
             rope: Cosines and sines of the positions.
-            mask: (B, 1, T, S) which keys each query sees, or None for plain causal attention.
-            cache: Keys and values of earlier positions; updated.
+            mask: (B, 1, T, S) which keys each query sees, or None for plain causal attention; None without a cache.
+            cache: Keys and values of earlier positions; updated. None for attention in both directions.
 
         Returns:
             (B, T, C) to add to the residual stream.
@@ -295,10 +298,14 @@ class Attention(nn.Module):
         k = self.k_proj(x).view(B, T, -1, self.head_dim).to(x.dtype)  # but norms and rotations need that of x
         q, k = self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2)  # (B, nh, T, hs), (B, nkv, T, hs)
         v = self.v_proj(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, nkv, T, hs)
-        k, v = cache.update(self.layer, positions, apply_rotary_emb(k, *rope), v)  # (B, nkv, S, hs)
-        y = F.scaled_dot_product_attention(
-            apply_rotary_emb(q, *rope), k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.enable_gqa
-        )  # (B, nh, T, hs)
+        q, k = apply_rotary_emb(q, *rope), apply_rotary_emb(k, *rope)
+        if cache is None:  # spelled out, as the fused kernel trains short windows a third more slowly on a CPU
+            y = (q * self.head_dim**-0.5 @ k.mT).softmax(dim=-1) @ v  # (B, nh, T, hs)
+        else:
+            k, v = cache.update(self.layer, positions, k, v)  # (B, nkv, S, hs)
+            y = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.enable_gqa
+            )  # (B, nh, T, hs)
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
         return out
 
@@ -330,12 +337,29 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: AttentionCache
+        self, x: Tensor, positions: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: AttentionCache | None
     ) -> Tensor:
         """Map x (B, T, C) to (B, T, C); the other arguments are those of `Attention.forward`."""
         x = x + self.dropout(self.self_attn(self.input_layernorm(x), positions, rope, mask, cache))
         out: Tensor = x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
         return out
+
+
+@torch.no_grad()
+def init_weights(module: nn.Module) -> None:
+    """Initial weights of a module of a transformer, for `nn.Module.apply`.
+
+    Output projections start at zero, as the head of a model should: each block begins as the identity and the first prediction
+    is uniform, which keeps the first steps stable at a high learning rate.
+    """
+    if isinstance(module, nn.Embedding):
+        module.weight.normal_(std=0.5)
+    elif isinstance(module, nn.Linear):
+        module.weight.normal_(std=module.in_features**-0.5)
+    elif isinstance(module, Attention):
+        module.o_proj.weight.zero_()
+    elif isinstance(module, MLP):
+        module.down_proj.weight.zero_()
 
 
 class GPT(CausalLM):
@@ -361,22 +385,8 @@ class GPT(CausalLM):
             }
         )
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.apply(self._init_weights)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        # Output projections and the head start at zero: each block begins as the identity and the first prediction is
-        # uniform, which keeps the first steps stable at a high learning rate.
-        if isinstance(module, nn.Embedding):
-            module.weight.normal_(std=0.5)
-        elif isinstance(module, nn.Linear):
-            module.weight.normal_(std=module.in_features**-0.5)
-        elif isinstance(module, Attention):
-            module.o_proj.weight.zero_()
-        elif isinstance(module, MLP):
-            module.down_proj.weight.zero_()
-        elif isinstance(module, GPT):
-            module.lm_head.weight.zero_()
+        self.apply(init_weights)
+        nn.init.zeros_(self.lm_head.weight)
 
     def forward(self, ids: Tensor, state: AttentionCache | None = None) -> tuple[Tensor, AttentionCache]:
         """Read ids (B, T) -> logits (B, T, V) and the cache, which is updated in place."""

@@ -21,7 +21,7 @@ from torch.distributions import Normal
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from gpt.generation import BatchGenerator, LanguageModel, Score
-from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM, check_eos_token_id, check_positive_int, config_from_dict
+from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM, check_line_sizes, config_from_dict
 from gpt.models.lstm import LSTMState
 from gpt.models.registry import ModelFamily, register
 from gpt.sampling import SamplingParams
@@ -44,11 +44,7 @@ class VAEConfig:
     latent_size: int = 32
 
     def __post_init__(self) -> None:
-        for name, most in MAX_SIZES.items():
-            check_positive_int(name, getattr(self, name), most)
-        check_eos_token_id(self.eos_token_id, self.vocab_size)
-        if self.eos_token_id is None:
-            raise ValueError("eos_token_id is null; a VAE models lines, which end")
+        check_line_sizes(self, MAX_SIZES, "a VAE")
 
     def to_dict(self) -> dict[str, Any]:
         """The content of config.json."""
@@ -149,6 +145,28 @@ class VAE(CausalLM):
         """
         logits, _ = self(inputs, self.state_from(z))
         return F.cross_entropy(logits.transpose(1, 2).float(), targets, ignore_index=-1, reduction="none")
+
+    @torch.inference_mode()
+    def decode_lines(self, z: Tensor, generator: torch.Generator | None = None) -> list[list[int]]:
+        """The tokens of the lines at latent vectors z (B, Z), without end tokens, decoded in one batch.
+
+        Args:
+            z: (B, Z).
+            generator: For sampling at temperature 1, on the CPU; None decodes greedily.
+        """
+        eos_token_id = self.config.eos_token_id
+        state, token = self.state_from(z), torch.full((len(z), 1), eos_token_id, device=z.device)
+        tokens: list[Tensor] = []
+        ended = torch.zeros(len(z), 1, dtype=torch.bool, device=z.device)
+        while len(tokens) < MAX_DECODED_TOKENS and not ended.all():
+            logits, state = self(token, state)
+            if generator is None:
+                token = logits[:, -1].argmax(dim=-1, keepdim=True)
+            else:
+                token = torch.multinomial(logits[:, -1].softmax(dim=-1).cpu(), 1, generator=generator).to(z.device)
+            tokens.append(token)
+            ended |= token == eos_token_id
+        return [[*row, eos_token_id][: [*row, eos_token_id].index(eos_token_id)] for row in torch.cat(tokens, dim=1).tolist()]
 
 
 def reparameterize(posterior: Normal, generator: torch.Generator) -> Tensor:
@@ -314,6 +332,7 @@ register(
             "between those of two lines give lines in between."
         ),
         lm_class=LatentModel,
+        abilities=frozenset({"writes", "draws", "encodes"}),
         likelihood="bound",
         storage_dtype=torch.float16,
     )
