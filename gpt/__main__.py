@@ -6,20 +6,35 @@ The prompt and the generated text go to stdout, everything else to stderr.
 import argparse
 import os
 import sys
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any, TypeVar, get_args
 
 from gpt.checkpoint import CheckpointError, load
 from gpt.generation import LanguageModel
+from gpt.models.diffusion import GAP, TextDiffusion
+from gpt.models.registry import family_of
 from gpt.sampling import SamplingParams, parse_forced
+from gpt.text_model import TextModel
 from gpt.tokenizer import name_characters
+from gpt.unmasking import Order, UnmaskingParams
 
-DEFAULTS = {field.name: field.default for field in fields(SamplingParams)}
-OPTIONS = {name: f"--{name.replace('_', '-')}" for name in DEFAULTS} | {"max_new_tokens": "--length"}
+OPTIONS = {  # of the command line, by name of the parameter
+    name: f"--{name.replace('_', '-')}"
+    for name in ("prompt", *(field.name for field in fields(SamplingParams)), "samples", "steps", "order", "fill")
+} | {"max_new_tokens": "--length"}
+WRITING = ("prompt", *(field.name for field in fields(SamplingParams)))  # what each class of models takes
+UNMASKING = ("prompt", "max_new_tokens", "samples", "fill", *(field.name for field in fields(UnmaskingParams)))
+DRAWING = ("samples", "seed")
+SAMPLES, MAX_SAMPLES = 10, 10_000  # lines, where a model draws lines
+P = TypeVar("P", SamplingParams, UnmaskingParams)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of both commands."""
+    """The options of both commands. Those of generation are None unless they are given."""
+    default = SamplingParams()
     top = argparse.ArgumentParser(prog="python -m gpt", description="Generate text with a small language model.")
     top.add_argument(
         "--model",
@@ -27,32 +42,34 @@ def parser() -> argparse.ArgumentParser:
         help="a name under weights/, a folder, a Hub id such as user/repo, or a .pt2 file (default: %(default)s)",
     )
     top.add_argument("--revision", help="branch, tag or commit of a Hub id")
-    top.add_argument("--prompt", default="", help="the text to continue (default: a new document)")
+    top.add_argument("--prompt", help="the text to continue (default: a new document)")
     top.add_argument(
         OPTIONS["max_new_tokens"],
         type=int,
         dest="max_new_tokens",
         metavar="N",
-        help="number of tokens to generate: characters or pieces of words (default: %(default)s)",
+        help=f"number of tokens to generate: characters or pieces of words (default: {default.max_new_tokens}; a masked "
+        "diffusion model: as many as it sees at once)",
     )
     top.add_argument(
         "--temperature",
         type=float,
         metavar="X",
-        help="0 always takes the likeliest token, 1 samples from the model's own distribution (default: %(default)s)",
+        help="0 always takes the likeliest token, 1 samples from the model's own distribution "
+        f"(default: {default.temperature}; a masked diffusion model: {UnmaskingParams().temperature})",
     )
-    top.add_argument("--top-k", type=int, metavar="N", help="keep the N likeliest tokens; 0 is off (default: %(default)s)")
+    top.add_argument("--top-k", type=int, metavar="N", help=f"keep the N likeliest tokens; 0 is off (default: {default.top_k})")
     top.add_argument(
         "--top-p",
         type=float,
         metavar="X",
-        help="keep the likeliest tokens whose probabilities add up to X; 1 is off (default: %(default)s)",
+        help=f"keep the likeliest tokens whose probabilities add up to X; 1 is off (default: {default.top_p})",
     )
     top.add_argument(
         "--min-p",
         type=float,
         metavar="X",
-        help="keep tokens at least X times as likely as the likeliest; 0 is off (default: %(default)s)",
+        help=f"keep tokens at least X times as likely as the likeliest; 0 is off (default: {default.min_p})",
     )
     top.add_argument(
         "--seed", type=int, metavar="N", help="the same seed gives the same text (default: a new one, printed to stderr)"
@@ -63,7 +80,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="I.ID,...",
         help="give the token with this id at this index of the text instead of sampling it, as a link to a branch does",
     )
-    top.set_defaults(**DEFAULTS)
+    lines = top.add_argument_group("models that draw lines (GAN, latent diffusion, masked diffusion of lines)")
+    lines.add_argument("--samples", type=int, metavar="N", help=f"number of lines (default: {SAMPLES})")
+    unmasking = top.add_argument_group("masked diffusion models")
+    unmasking.add_argument("--fill", metavar="TEXT", help="fill the gaps of a text, ___ each; more underscores set the length")
+    unmasking.add_argument("--steps", type=int, metavar="N", help=f"runs of the model (default: {UnmaskingParams().steps})")
+    unmasking.add_argument(
+        "--order", metavar="NAME", help=f"which places to reveal first: {', '.join(get_args(Order))} (default: that of the model)"
+    )
 
     commands = top.add_subparsers(dest="command", metavar="export", help="write a model as a PyTorch program instead")
     to_file = commands.add_parser(
@@ -79,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def open_model(model: str, revision: str | None) -> LanguageModel:
+def open_model(model: str, revision: str | None) -> TextModel:
     """Open a model or a .pt2 file. Raises ValueError or CheckpointError."""
     if model.endswith(".pt2") and not os.path.isdir(model):
         if revision is not None:
@@ -87,33 +111,119 @@ def open_model(model: str, revision: str | None) -> LanguageModel:
         from gpt.export import open_program  # torch.export is slow to import
 
         return open_program(model)
-    return load(model, revision)
+    lm: TextModel = load(model, revision)
+    return lm
 
 
-def sampling_params(args: argparse.Namespace) -> SamplingParams:
-    """The sampling parameters with a seed. Raises ValueError, which names the option, if a value is out of range."""
+def given_options(args: argparse.Namespace, lm: TextModel, allowed: Sequence[str]) -> dict[str, Any]:
+    """The options of generation that were given. Raises ValueError, which names the option, for one that does not apply."""
+    given = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
+    if refused := [OPTIONS[name] for name in given if name not in allowed]:
+        title = family_of(lm.model.config).title
+        takes = ", ".join(OPTIONS[name] for name in allowed)
+        raise ValueError(f"{lm.name} is {title}, which does not take {', '.join(refused)}; it takes {takes}")
+    return given
+
+
+@contextmanager
+def named_options() -> Iterator[None]:
+    """Name the option in a ValueError whose message starts with the name of a field."""
     try:
-        return SamplingParams(**{name: getattr(args, name) for name in DEFAULTS}).seeded()
-    except ValueError as error:  # its message starts with the name of the field
+        yield
+    except ValueError as error:
         name, _, reason = str(error).partition(" ")
-        raise ValueError(f"{OPTIONS[name]} {reason.removesuffix(', or None')}") from None  # an option cannot be None
+        option = (OPTIONS | {"length": "--length"}).get(name, name)
+        raise ValueError(f"{option} {reason.removesuffix(', or None')}") from None  # an option cannot be None
+
+
+def seeded(params: P, args: argparse.Namespace) -> P:
+    """The parameters with a seed; a random one is printed."""
+    params = params.seeded()
+    if args.seed is None:
+        print(f"seed {params.seed}", file=sys.stderr)
+    return params
+
+
+def report_unknown_chars(lm: TextModel, prompt: str) -> None:
+    """Say on stderr what of a prompt the model cannot read."""
+    normalized = lm.tokenizer.normalize(prompt)
+    if normalized != prompt:
+        print(f"{lm.name} has no capital letters; the prompt is read in lower case", file=sys.stderr)
+    if unknown_chars := lm.tokenizer.encode(normalized).unknown_chars:
+        print(f"{lm.name} does not know {name_characters(unknown_chars)}; skipped", file=sys.stderr)
 
 
 def generate(args: argparse.Namespace) -> None:
-    """Print the prompt and the text that continues it, as it is generated."""
-    params = sampling_params(args)
+    """Generate with the class of the model."""
+    with named_options():  # before a model is downloaded
+        for params_class in (SamplingParams, UnmaskingParams):
+            params_class(**{f.name: value for f in fields(params_class) if (value := getattr(args, f.name)) is not None})
     lm = open_model(args.model, args.revision)
-    prompt = lm.tokenizer.normalize(args.prompt)
-    if prompt != args.prompt:
-        print(f"{lm.name} has no capital letters; the prompt is read in lower case", file=sys.stderr)
-    if unknown_chars := lm.tokenizer.encode(prompt).unknown_chars:
-        print(f"{lm.name} does not know {name_characters(unknown_chars)}; skipped", file=sys.stderr)
-    if args.seed is None:
-        print(f"seed {params.seed}", file=sys.stderr)
-    print(args.prompt, end="", flush=True)
-    for step in lm.stream(args.prompt, params):
+    if isinstance(lm, LanguageModel):
+        write(args, lm)
+    elif isinstance(lm, TextDiffusion):
+        infill(args, lm)
+    else:
+        draw(args, lm)
+
+
+def write(args: argparse.Namespace, lm: LanguageModel) -> None:
+    """Print the prompt and the text that continues it, as it is generated."""
+    given = given_options(args, lm, WRITING)
+    prompt = given.pop("prompt", "")
+    with named_options():
+        params = SamplingParams(**given)
+    report_unknown_chars(lm, prompt)
+    params = seeded(params, args)
+    print(prompt, end="", flush=True)
+    for step in lm.stream(prompt, params):
         print(step.text, end="", flush=True)
     print()
+
+
+def infill(args: argparse.Namespace, lm: TextDiffusion) -> None:
+    """Print a text with its gaps filled, the prompt and what continues it, or lines."""
+    given = given_options(args, lm, UNMASKING)
+    texts = {name: given.pop(name) for name in ("prompt", "fill", "samples", "max_new_tokens") if name in given}
+    if "fill" in texts and len(texts) > 1:
+        raise ValueError("--fill takes a whole text; leave --prompt, --samples and --length out")
+    is_lines = lm.eos_token_id is not None
+    if is_lines and "max_new_tokens" in texts:
+        raise ValueError(f"{lm.name} writes lines, which end by themselves; leave --length out")
+    if not is_lines and "samples" in texts:
+        raise ValueError(f"{lm.name} writes a running text; leave --samples out")
+    with named_options():
+        params = replace(lm.default_params, **given)
+    if "fill" in texts:
+        report_unknown_chars(lm, GAP.sub("", texts["fill"]))
+        print(lm.fill(texts["fill"], seeded(params, args)).text)
+        return
+    prompt = texts.get("prompt", "")
+    report_unknown_chars(lm, prompt)
+    params = seeded(params, args)
+    if is_lines:
+        for line in lm.sample_batch([prompt] * check_samples(texts.get("samples", SAMPLES)), params.seed or 0, params):
+            print(line)
+        return
+    with named_options():
+        text = lm.generate(prompt, params, texts.get("max_new_tokens"))
+    print(prompt + text)
+
+
+def draw(args: argparse.Namespace, lm: Any) -> None:
+    """Print lines."""
+    given = given_options(args, lm, DRAWING)
+    with named_options():
+        params = SamplingParams(seed=given.get("seed"))
+    for line in lm.sample(check_samples(given.get("samples", SAMPLES)), seeded(params, args).seed):
+        print(line)
+
+
+def check_samples(samples: int) -> int:
+    """The number of lines. Raises ValueError if it is not from 1 to `MAX_SAMPLES`."""
+    if not 1 <= samples <= MAX_SAMPLES:
+        raise ValueError(f"--samples is {samples}; it must be a whole number from 1 to {MAX_SAMPLES:,}")
+    return samples
 
 
 def export(args: argparse.Namespace) -> None:

@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from tiny import randomized
 
-from gpt import SamplingParams, Tokenizer, load
-from gpt.__main__ import main, parser
+from gpt import MaskedDiffusion, MaskedDiffusionConfig, SamplingParams, Tokenizer, UnmaskingParams, load
+from gpt.__main__ import main
 from gpt.checkpoint import save
 from gpt.tokenizer import name_characters
 
@@ -24,6 +25,16 @@ def names_folder(make_gpt, tmp_path):
     tokenizer = Tokenizer.from_text("abcdefghijklmnopqrstuvwxyz\n")
     save(tmp_path / "names", make_gpt(vocab_size=len(tokenizer)), tokenizer)
     return tmp_path / "names"
+
+
+@pytest.fixture
+def diffusion_folders(tmp_path):
+    """The weights folders of masked diffusion models of a running text and of lines."""
+    tokenizer = Tokenizer.from_text("abcdefghijklmnopqrstuvwxyz \n")
+    for name, length, eos_token_id in (("text", 32, None), ("lines", 9, tokenizer.start_id)):
+        model = MaskedDiffusion(MaskedDiffusionConfig(len(tokenizer), length, 16, 16, 1, 2, eos_token_id))
+        save(tmp_path / name, randomized(model), tokenizer)
+    return {"text": tmp_path / "text", "lines": tmp_path / "lines"}
 
 
 def start(*args, **options):
@@ -82,19 +93,27 @@ def test_many_characters_are_shortened():
     assert name_characters("abc", 2) == "a b …"
 
 
-def test_defaults_are_those_of_the_library():
-    args = vars(parser().parse_args([]))
-    for name, value in vars(SamplingParams()).items():
-        assert args[name] == value
-
-
 def test_help_names_every_option_and_its_default(run):
     status, out, _ = run("--help")
     assert status == 0
-    for option in ("model", "revision", "prompt", "length", "temperature", "top-k", "top-p", "min-p", "seed"):
+    for option in (
+        "model",
+        "revision",
+        "prompt",
+        "length",
+        "temperature",
+        "top-k",
+        "top-p",
+        "min-p",
+        "seed",
+        "samples",
+        "fill",
+        "steps",
+        "order",
+    ):
         assert f"--{option} " in out
-    for default in ("0.8", "300", "gpt-shakespeare"):
-        assert f"(default: {default})" in " ".join(out.split())
+    for default in ("0.8;", "300;", "gpt-shakespeare)", "64)", "10)"):
+        assert f"(default: {default}" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
@@ -116,6 +135,47 @@ def test_a_value_out_of_range_is_an_error_that_names_the_option(run, folder, opt
     assert "None" not in status
     assert "\n" not in status
     assert (out, err) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("gpt", ["--fill", "To ___"], "is a GPT, which does not take --fill; it takes --prompt"),
+        ("gpt", ["--steps", "9", "--samples", "2"], "does not take --samples, --steps;"),
+        ("text", ["--top-k", "3"], "is a masked diffusion model, which does not take --top-k; it takes --prompt"),
+        ("text", ["--samples", "3"], "writes a running text; leave --samples out"),
+        ("text", ["--fill", "a", "--prompt", "b"], "--fill takes a whole text; leave --prompt"),
+        ("text", ["--fill", "no gap"], "the text has no gap; write ___"),
+        ("text", ["--fill", "___ " + "a" * 40], "the text is too long"),
+        ("text", ["--length", "99"], "--length is 99; it must be a whole number from 1 to 32"),
+        ("text", ["--steps", "0"], "--steps is 0; it must be a whole number from 1 to 1,024"),
+        ("text", ["--order", "any"], "--order is 'any'; it must be one of confident, random, blocks"),
+        ("lines", ["--length", "5"], "writes lines, which end by themselves; leave --length out"),
+        ("lines", ["--samples", "0"], "--samples is 0; it must be a whole number from 1 to 10,000"),
+        ("lines", ["--prompt", "a" * 40], "the prompt has 40 characters; a line has room for 7"),
+    ],
+)
+def test_options_that_do_not_fit_the_model_are_one_sentence(run, folder, diffusion_folders, kind, options, message):
+    status, out, _ = run("--model", {"gpt": folder, **diffusion_folders}[kind], *options)
+    assert message in status
+    assert (status.count("\n"), out) == (0, "")
+
+
+def test_diffusion_options_are_those_of_the_library(run, diffusion_folders):
+    lm = load(diffusion_folders["text"])
+    params = UnmaskingParams(9, 0.7, "random", 5)
+    options = "--model", diffusion_folders["text"], "--steps", 9, "--temperature", 0.7, "--order", "random", "--seed", 5
+    text = lm.generate("be", params, 12)
+    assert run(*options, "--prompt", "be", "--length", 12) == (0, f"be{text}\n", "")
+    assert run(*options, "--fill", "ab ____ cd") == (0, f"{lm.fill('ab ____ cd', params).text}\n", "")
+
+
+def test_lines_of_a_diffusion_model(run, diffusion_folders):
+    lm = load(diffusion_folders["lines"])
+    lines = lm.sample_batch(["ab"] * 3, 5)
+    status, out, err = run("--model", diffusion_folders["lines"], "--prompt", "ab", "--samples", 3, "--seed", 5)
+    assert (status, out.splitlines(), err) == (0, lines, "")
+    assert all(line.startswith("ab") for line in lines)
 
 
 def test_an_unknown_model_is_an_error_of_one_sentence(run):
