@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from gpt import Bigram, BigramConfig, load
 from train import evaluate as module
 from train.data import target_text
-from train.evaluate import EVAL_CONTEXT, eval_context, evaluate, fingerprint, token_nll
+from train.evaluate import EVAL_CONTEXT, eval_context, evaluate, token_nll
 
 
 @pytest.fixture
@@ -108,4 +108,4 @@ def test_fingerprint_identifies_weights(run_folder):
     import json
 
     check = json.loads((run_folder / "training.json").read_text())["check"]
-    assert fingerprint(load(run_folder), check["text"]) == pytest.approx(check["nll"], abs=1e-5)
+    assert load(run_folder).fingerprint(check["text"]) == pytest.approx(check["nll"], abs=1e-5)

@@ -7,6 +7,7 @@ from difflib import SequenceMatcher
 
 import pytest
 import torch
+from generators import run_to_end
 from torch.distributions import Normal, kl_divergence
 
 from gpt import VAE, LatentModel, VAEConfig, load
@@ -18,7 +19,6 @@ from train.tasks import vae as module
 from train.tasks.vae import (
     VAETask,
     check_posterior_collapse,
-    decode_lines,
     encode_and_score,
     iwae_bound,
     measure_latent,
@@ -49,16 +49,6 @@ def vae(tokens):
 @pytest.fixture
 def batch(tokens):
     return pad_documents(tokens.train[:3])
-
-
-def run_to_end(work):
-    """The progress that a generator yields, and its return value."""
-    progress = []
-    try:
-        while True:
-            progress.append(next(work))
-    except StopIteration as stop:
-        return progress, stop.value
 
 
 # Losses and bounds
@@ -159,12 +149,12 @@ def test_low_precision_reaches_the_custom_loss(tokens, monkeypatch):
 def test_lines_decoded_in_one_batch_are_those_of_the_model(vae, tokens):
     lm = LatentModel(vae, tokens.tokenizer)
     z = torch.randn(6, 4, generator=torch.Generator().manual_seed(2))
-    assert [tokens.tokenizer.decode(line) for line in decode_lines(vae, z)] == lm.decode_all(list(z))
+    assert [tokens.tokenizer.decode(line) for line in vae.decode_lines(z)] == lm.decode_all(list(z))
 
 
 @pytest.mark.slow
 def test_sampled_lines_follow_the_distribution(vae):
-    lines = decode_lines(vae, torch.zeros(4_000, 4), torch.Generator().manual_seed(1))
+    lines = vae.decode_lines(torch.zeros(4_000, 4), torch.Generator().manual_seed(1))
     first = torch.tensor([line[0] if line else vae.config.eos_token_id for line in lines]).bincount(minlength=9) / 4_000
     probs = vae(torch.tensor([[vae.config.eos_token_id]]))[0][0, 0].softmax(-1)
     torch.testing.assert_close(first, probs.detach(), atol=0.03, rtol=0)
@@ -180,7 +170,7 @@ def test_reconstructions_and_prior_samples_are_counted(vae, tokens, monkeypatch)
         lines = [tokens.held_out[0].tolist()[1:-1]] if generator is None else [new, empty, known, long]
         return (lines * len(z))[: len(z)]
 
-    monkeypatch.setattr(module, "decode_lines", fake)
+    monkeypatch.setattr(VAE, "decode_lines", fake)
     progress, latent = run_to_end(measure_latent(vae, tokens, 60))
     assert progress[-1] == 1
     assert progress == sorted(progress)

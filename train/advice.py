@@ -6,9 +6,9 @@ The page and `python -m train run` say the same sentences, which are made here.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
-from train.configs import TRAIN_CONFIGS, TrainConfig
+from train.configs import TRAIN_CONFIGS, CausalTrainConfig
 
 SIZES = ("small", "medium")
 MEDIUM_TIME = 4  # a medium model is the one that suits so many times the time
@@ -32,7 +32,7 @@ class Choice:
         reasons: Why, in sentences.
     """
 
-    config: TrainConfig
+    config: CausalTrainConfig
     parameters: int
     epochs: float
     reasons: list[str]
@@ -63,7 +63,7 @@ def choose_config(
         longest_line: Tokens of the longest document, its start token included; None for a running text.
         dropout: A dropout probability to use; by default by the rule.
     """
-    config = TRAIN_CONFIGS[kind].preset(seconds / 60)
+    config = cast(CausalTrainConfig, TRAIN_CONFIGS[kind].preset(seconds / 60))
     names = {field.name for field in fields(config)}
     options: dict[str, Any] = {}
     reasons = []

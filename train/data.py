@@ -263,6 +263,7 @@ class TokenizedDataset:
         held_out: Held-out documents.
         tokenizer_name: What `--tokenizer` named.
         eos_token_id: The token that ends a line; None for a running text.
+        sha256: Of the bytes that the data set was read from.
     """
 
     tokenizer: Tokenizer
@@ -270,6 +271,7 @@ class TokenizedDataset:
     held_out: list[Tensor]
     tokenizer_name: str
     eos_token_id: int | None
+    sha256: str = ""
 
     @classmethod
     def from_dataset(
@@ -295,7 +297,7 @@ class TokenizedDataset:
                 f"{dataset.name} has {tokens + held_out_tokens} {tokenizer.unit}s; "
                 f"a run with windows of {context_length} needs {math.ceil(least / TRAIN_SHARE)} or more"
             )
-        return cls(tokenizer, train, held_out, tokenizer_name, eos_token_id)
+        return cls(tokenizer, train, held_out, tokenizer_name, eos_token_id, dataset.sha256)
 
     @property
     def held_out_text(self) -> str:

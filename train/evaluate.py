@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt import LanguageModel
 from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM
 from train.data import pad_documents
 
@@ -69,14 +68,24 @@ def evaluate(model: CausalLM, documents: list[Tensor], target_text: str | None =
     return EvalResult.from_total(nll.sum().item(), len(nll), window, target_text)
 
 
-@torch.inference_mode()
 def token_nll(model: CausalLM, documents: list[Tensor], window: int | None = None) -> Tensor:
     """-log p of each target of the documents, (N,), in nats, read as `evaluate` says."""
+    if model.config.eos_token_id is not None:
+        return line_nll(model, documents)
+    return _batch_nll(model, windows(documents[0], model, window or eval_context(model)))
+
+
+def line_nll(model: CausalLM, documents: Sequence[Tensor]) -> Tensor:
+    """-log p of each target of lines (T,), (N,), in nats. Each line is read on its own, also by a model of a running text."""
+    return _batch_nll(model, document_batches(documents))
+
+
+@torch.inference_mode()
+def _batch_nll(model: CausalLM, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """-log p of each target (B, T) of the batches that is not -1, (N,)."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    has_documents = model.config.eos_token_id is not None
-    batches = document_batches(documents) if has_documents else windows(documents[0], model, window or eval_context(model))
     nll = []
     for inputs, targets in batches:
         logits, _ = model(inputs.to(device))
@@ -104,8 +113,3 @@ def windows(ids: Tensor, model: CausalLM, window: int) -> Iterable[tuple[Tensor,
     if whole < tokens:
         batches.append((ids[whole:-1][None], ids[whole + 1 :][None]))
     return batches
-
-
-def fingerprint(lm: LanguageModel, text: str) -> list[float]:
-    """-log p of each token of `text` by the model's plain `forward`, in nats: identifies weights, also those of a VAE."""
-    return LanguageModel(lm.model, lm.tokenizer).score(text).nll

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpt import LanguageModel, SamplingParams
-from gpt.models.base import CausalLM
+from gpt.models.base import Model
+from gpt.text_model import TextModel
 from train.distributed import DistributedContext
 
 WARMUP = 0.02  # share of the budget in which the learning rate rises
@@ -70,15 +70,11 @@ class TextSample:
 
     Attributes:
         text: The text, without the prompt.
-        params: How it was generated.
-        token_ids: Its T tokens.
-        logits: (T, V) of the model, one row for each token.
+        replay: What the task adds to a point of replay.json: JSON values.
     """
 
     text: str
-    params: SamplingParams
-    token_ids: list[int]
-    logits: Tensor = field(compare=False)
+    replay: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -171,12 +167,12 @@ class TrainingTask(ABC):
     """What to train: the networks, their data and their losses. Everything that differs between model families.
 
     Attributes:
-        module: All parameters that are trained, and saved for resuming.
+        module: All parameters that are trained, and what else is saved for resuming, such as averages of them.
         model: The part of it that is written to the weights folder.
     """
 
     module: nn.Module
-    model: CausalLM
+    model: Model
 
     @abstractmethod
     def configure_optimizers(self) -> list[list[torch.optim.Optimizer]]:
@@ -218,7 +214,18 @@ class TrainingTask(ABC):
     def sample(self) -> TextSample:
         """Generate a text that shows the progress, from the same prompt and seed each time."""
 
-    def final_metrics(self, lm: LanguageModel, seconds: float) -> Generator[float, None, dict[str, Any]]:
+    def learning_rate_factor(self, progress: float) -> float:
+        """What the learning rates are multiplied by; by default `learning_rate_factor`."""
+        return learning_rate_factor(progress)
+
+    def on_step_end(self, step: int) -> None:  # noqa: B027 (optional)
+        """Called after the optimizers of all phases, for example to average weights.
+
+        Args:
+            step: Number of updates so far, this one included.
+        """
+
+    def final_metrics(self, lm: TextModel, seconds: float) -> Generator[float, None, dict[str, Any]]:
         """Measure a finished run.
 
         Args:
@@ -340,7 +347,7 @@ class Trainer:
             noise_seed = int(torch.randint(2**31, (self.distributed.size,), generator=generator)[self.distributed.rank])
             for optimizer, rates in zip(self.optimizers, self.learning_rates, strict=True):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * learning_rate_factor(progress)
+                    group["lr"] = rate * self.task.learning_rate_factor(progress)
             self._record_time("data")
             loss, metrics = self._train_on(batch, progress, noise_seed)
             if not math.isfinite(loss):
@@ -382,6 +389,7 @@ class Trainer:
                 total += losses.pop("loss").item()
                 metrics |= {name: value.item() for name, value in losses.items()}
                 self._record_time(combined or "optimizer")
+        self.task.on_step_end(self.step + 1)
         return total, metrics
 
     def _evaluate(self, progress: float, clock: float) -> Iterator[Event]:

@@ -1,16 +1,19 @@
 """Next-token prediction by cross-entropy."""
 
+import base64
 from collections.abc import Generator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gpt import LanguageModel, SamplingParams
-from gpt.models.base import UNBOUNDED_CONTEXT
-from train.configs import TrainConfig
+from gpt.distribution import encode_distribution
+from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM
+from gpt.text_model import TextModel
+from train.configs import CausalTrainConfig
 from train.data import LineSampler, TokenizedDataset, first_documents, random_windows, target_text
 from train.evaluate import evaluate
 from train.trainer import Batch, TextSample, TrainingTask
@@ -30,12 +33,15 @@ class CausalLMTask(TrainingTask):
         device: Where to train.
     """
 
+    model: CausalLM
+
     def __init__(
-        self, config: TrainConfig, dataset: TokenizedDataset, prompt: str = "", seed: int = 0, device: str = "cpu"
+        self, config: CausalTrainConfig, dataset: TokenizedDataset, prompt: str = "", seed: int = 0, device: str = "cpu"
     ) -> None:
         self.config, self.dataset, self.prompt = config, dataset, prompt
         self.params = SamplingParams(max_new_tokens=SAMPLE_TOKENS, seed=seed)
-        self.module = self.model = config.build_model(len(dataset.tokenizer), dataset.eos_token_id).to(device)
+        model = config.build_model(len(dataset.tokenizer), dataset.eos_token_id).to(device)
+        self.module = self.model = cast(CausalLM, model)
         is_lines = dataset.eos_token_id is not None
         self.line_sampler = LineSampler(dataset.train, config.batch_tokens) if is_lines else None
 
@@ -73,10 +79,31 @@ class CausalLMTask(TrainingTask):
     def sample(self) -> TextSample:
         """Continue the prompt."""
         steps = list(LanguageModel(self.model, self.dataset.tokenizer).stream(self.prompt, self.params))
-        logits = torch.stack([step.logits for step in steps])
-        return TextSample("".join(step.text for step in steps), self.params, [step.token_id for step in steps], logits)
+        text, ids = "".join(step.text for step in steps), [step.token_id for step in steps]
+        return TextSample(text, replay_entries(text, ids, torch.stack([step.logits for step in steps]), self.params))
 
-    def final_metrics(self, lm: LanguageModel, seconds: float) -> Generator[float, None, dict[str, Any]]:
+    def final_metrics(self, lm: TextModel, seconds: float) -> Generator[float, None, dict[str, Any]]:
         """The held-out loss of the weights as they are stored."""
         yield 0.0
-        return {"held_out": asdict(evaluate(lm.model, *self.validation_data(quick=False)))}
+        return {"held_out": asdict(evaluate(cast(CausalLM, lm.model), *self.validation_data(quick=False)))}
+
+
+def replay_entries(text: str, token_ids: list[int], logits: Tensor, params: SamplingParams) -> dict[str, Any]:
+    """What a generated text adds to a point of replay.json.
+
+    Args:
+        text: The text.
+        token_ids: Its T tokens.
+        logits: (T, V) of the model, one row for each token.
+        params: How it was generated.
+
+    Returns:
+        "distributions" is what `encode_distribution` returns for the model's own distribution of each token, in base64.
+    """
+    return {
+        "temperature": params.temperature,
+        "seed": params.seed,
+        "text": text,
+        "token_ids": token_ids,
+        "distributions": base64.b64encode(encode_distribution(logits)).decode(),
+    }

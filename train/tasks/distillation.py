@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt.models.base import CausalLM
-from train.configs import TrainConfig
+from train.configs import CausalTrainConfig
 from train.data import TokenizedDataset
 from train.tasks.causal_lm import CausalLMTask
 from train.trainer import Batch
@@ -30,7 +30,7 @@ class DistillationTask(CausalLMTask):
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: CausalTrainConfig,
         dataset: TokenizedDataset,
         prompt: str,
         seed: int,

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from gpt import VAE, LanguageModel
-from gpt.models.vae import IWAE_SAMPLES, MAX_DECODED_TOKENS, iwae_nll, reparameterize
+from gpt import VAE
+from gpt.models.vae import IWAE_SAMPLES, iwae_nll, reparameterize
+from gpt.text_model import TextModel
 from train.configs import VAETrainConfig
 from train.data import TokenizedDataset, target_text
 from train.evaluate import EvalResult, document_batches, eval_context
@@ -54,7 +55,7 @@ class VAETask(CausalLMTask):
         result = validation_loss(self.model, self.config.free_bits, *self.validation_data(quick))
         return {"loss": result.nats_per_token, **asdict(result)}
 
-    def final_metrics(self, lm: LanguageModel, seconds: float) -> Generator[float, None, dict[str, Any]]:
+    def final_metrics(self, lm: TextModel, seconds: float) -> Generator[float, None, dict[str, Any]]:
         """The importance-weighted bound on the held-out loss, and how the latent space is used."""
         model = cast(VAE, lm.model)
         held_out = yield from _scaled(_measure_bound(model, self.dataset, IWAE_SHARE * seconds), 0, IWAE_SHARE)
@@ -89,6 +90,14 @@ def vae_loss(
     weight = min(1.0, progress / config.warmup)
     regularizer = len(inputs) * weight * kl.mean(dim=0).clamp(min=config.free_bits).sum()
     return {"loss": (reconstruction + regularizer) / tokens, "kl_divergence": kl.sum(dim=1).mean()}
+
+
+@torch.no_grad()
+def encode_lines(model: VAE, documents: Sequence[Tensor]) -> Normal:
+    """The posterior (L, Z) of each line."""
+    posteriors = [model.encode(inputs, (targets >= 0).sum(dim=1)) for inputs, targets in _batches(model, documents)]
+    means, stddevs = (torch.cat([getattr(each, name) for each in posteriors]) for name in ("mean", "stddev"))
+    return Normal(means, stddevs, validate_args=False)
 
 
 @torch.inference_mode()
@@ -180,30 +189,6 @@ def mutual_information(posterior: Normal, generator: torch.Generator) -> float:
 
 
 @torch.inference_mode()
-def decode_lines(model: VAE, z: Tensor, generator: torch.Generator | None = None) -> list[list[int]]:
-    """The tokens of the lines at latent vectors z (L, Z), without end tokens, decoded in one batch.
-
-    Args:
-        model: The VAE.
-        z: (L, Z).
-        generator: For sampling at temperature 1, on the CPU; None decodes greedily.
-    """
-    eos_token_id = model.config.eos_token_id
-    state, token = model.state_from(z), torch.full((len(z), 1), eos_token_id, device=z.device)
-    tokens: list[Tensor] = []
-    ended = torch.zeros(len(z), 1, dtype=torch.bool, device=z.device)
-    while len(tokens) < MAX_DECODED_TOKENS and not ended.all():
-        logits, state = model(token, state)
-        if generator is None:
-            token = logits[:, -1].argmax(dim=-1, keepdim=True)
-        else:
-            token = torch.multinomial(logits[:, -1].softmax(dim=-1).cpu(), 1, generator=generator).to(z.device)
-        tokens.append(token)
-        ended |= token == eos_token_id
-    return [[*row, eos_token_id][: [*row, eos_token_id].index(eos_token_id)] for row in torch.cat(tokens, dim=1).tolist()]
-
-
-@torch.inference_mode()
 def measure_latent(model: VAE, dataset: TokenizedDataset, seconds: float) -> Generator[float, None, dict[str, Any]]:
     """How the latent space is used, measured on held-out lines, and what samples from the prior decode to.
 
@@ -228,7 +213,7 @@ def measure_latent(model: VAE, dataset: TokenizedDataset, seconds: float) -> Gen
     lines = _texts(dataset, [document.tolist()[1:-1] for document in dataset.held_out])
     reconstructions: list[str] = []
     for z in posterior.mean.split(CHUNK_LINES):
-        reconstructions += _texts(dataset, decode_lines(model, z))
+        reconstructions += _texts(dataset, model.decode_lines(z))
         yield len(reconstructions) / (len(lines) + PRIOR_SAMPLES)
         if time.perf_counter() > deadline:
             break
@@ -236,7 +221,7 @@ def measure_latent(model: VAE, dataset: TokenizedDataset, seconds: float) -> Gen
     longest = max(map(len, known))
     samples: list[str] = []
     for z in torch.randn(PRIOR_SAMPLES, model.config.latent_size, generator=generator).split(CHUNK_LINES):
-        samples += _texts(dataset, decode_lines(model, z.to(posterior.mean.device), generator))
+        samples += _texts(dataset, model.decode_lines(z.to(posterior.mean.device), generator))
         yield (len(lines) + len(samples)) / (len(lines) + PRIOR_SAMPLES)
         if time.perf_counter() > deadline:
             break
