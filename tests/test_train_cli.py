@@ -170,6 +170,18 @@ def test_a_vae_is_evaluated_by_its_bound(cli, run, tmp_path, line_data):
     assert float(said.split()[0]) > reconstruction + 0.01  # the bound includes the latent vector
 
 
+def test_diffusion_starts_from_a_gpt(cli, run, text_file, tmp_path):
+    run("gpt", *SMALL, "--steps", "2")
+    facts = run("diffusion", "--steps", "2", "--device", "cpu", "--dropout", "0.1", "--init", tmp_path / "gpt")
+    assert facts["init"]["name"] == "gpt"
+    sizes = {name: facts["train_config"][name] for name in ("layers", "width", "heads", "context", "dropout")}
+    assert sizes == {"layers": 1, "width": 32, "heads": 1, "context": 16, "dropout": 0.1}
+    run("bigram")
+    out = tmp_path / "other"
+    status, _, _ = cli("run", "diffusion", "--data", text_file, "--steps", "2", "--init", tmp_path / "bigram", "--out", out)
+    assert "a diffusion run starts from a GPT, not from a bigram; leave --init out" in status
+
+
 @pytest.mark.parametrize("options", ["bigram", "ngram", "gpt --steps 2 --layers 1 --width 32 --device cpu"])
 def test_a_line_longer_than_a_tenth_of_the_text_is_learned(run, tmp_path, options):
     """Shuffling puts it at the end of the training part, whose last tenth of tokens holds no complete line then."""
@@ -348,6 +360,8 @@ def test_unusable_data_is_a_sentence(cli, text_file, tmp_path, kind, content, ex
         ("vae --lines --steps 1 --distill a", "does not take --distill"),
         ("gpt --steps 1 --distill zebra", "zebra"),
         ("gpt --steps 1 --distill gpt-shakespeare", "gpt-shakespeare was not trained on this text"),
+        ("gpt --steps 1 --init a", "does not take --init"),
+        ("diffusion --steps 1 --init gpt-shakespeare", "gpt-shakespeare was not trained on this text"),
         ("mixture", "needs two models; name them with --of"),
         ("mixture --of a b --steps 3", "does not take --steps; leave that out"),
         ("mixture --of zebra gpt-shakespeare", "zebra"),

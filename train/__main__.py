@@ -16,27 +16,29 @@ from typing import Any, Self, TypeVar
 import torch
 from tqdm import tqdm
 
-from gpt import CheckpointError, load
+from gpt import CheckpointError, LanguageModel, LatentModel, TextDiffusion, load
 from gpt.hub import HubError
 from gpt.models.registry import MODEL_REGISTRY, family_of
 from gpt.sampling import MAX_SEED
 from train.card import format_duration
 from train.comparison import compare
-from train.configs import TRAIN_CONFIGS, TrainConfig
+from train.configs import TRAIN_CONFIGS, DiffusionTrainConfig, TrainConfig
 from train.counting import FIT_FUNCTIONS
-from train.data import SOURCES, TextDataset, encode_documents, load_dataset, target_text
+from train.data import SOURCES, TextDataset, TokenizedDataset, encode_documents, load_dataset, target_text
 from train.distributed import DistributedContext
 from train.evaluate import EvalResult, evaluate
 from train.mixture import fit_mixture
 from train.publish import publish
-from train.runs import TRAINING, fit_counts, load_trained, train
+from train.runs import TRAINING, fit_counts, load_trained, model_folder, train
+from train.sample_metrics import measure_samples
+from train.tasks.diffusion import evaluate_bound, measure_line_samples, measure_text_samples
 from train.tasks.vae import iwae_bound
 from train.trainer import Budget, EndEvent, EvalEvent, Event, MessageEvent, ProgressEvent, SampleEvent, StepEvent
 
 DEFAULT_MINUTES = 20.0
 BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
 TTY_INTERVAL_S, LOG_INTERVAL_S = 0.1, 30  # between two updates of the progress bar
-EVALUATORS: dict[str, Callable[..., EvalResult]] = {"exact": evaluate, "bound": iwae_bound}  # by `ModelFamily.likelihood`
+BOUNDS: dict[str, Callable[..., EvalResult]] = {"vae": iwae_bound, "diffusion": evaluate_bound}  # by name of the family
 T = TypeVar("T", int, float)
 
 
@@ -109,11 +111,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--of", nargs=2, metavar="MODEL", help="the models of a mixture, made from the same text: names or folders")
     run.add_argument(
+        "--init",
+        metavar="MODEL",
+        help="a GPT made from the same text, by its name under weights/ or its folder, whose sizes and weights to start from "
+        "(diffusion)",
+    )
+    run.add_argument(
         "--distill",
         metavar="MODEL",
         help="a teacher, whose probabilities to learn instead of the tokens that follow: a model made from the same text, by its "
         "name under weights/ or its folder (bigram, lstm, gpt)",
     )
+    run.add_argument("--vae", metavar="MODEL", help="the VAE of a latent-diffusion, made from the same text: a name or folder")
     budget = run.add_mutually_exclusive_group()
     budget.add_argument(
         "--minutes",
@@ -139,7 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
         families = ", ".join(kind for kind in TRAIN_CONFIGS if name in config_fields(kind))
         sizes.add_argument(flag(name), type=option, help=f"{text} ({families})")
 
-    evaluation = commands.add_parser("evaluate", help="held-out loss of a model")
+    evaluation = commands.add_parser("evaluate", help="held-out loss of a model, or measures of its samples")
     evaluation.set_defaults(handler=evaluate_command)
     evaluation.add_argument("model", help="a name under weights/, a folder, or a Hub id such as user/name")
     evaluation.add_argument("--data", required=True, help="the text that it was trained on; its last tenth is scored")
@@ -159,7 +168,8 @@ def run_command(args: argparse.Namespace) -> None:
     """Train, count or mix a model."""
     device = pick_device(args.device)
     distributed = DistributedContext.join(device)
-    show_events(start_run(args, device, distributed), Path(args.out), distributed)
+    has_likelihood = MODEL_REGISTRY[args.kind].likelihood != "none"
+    show_events(start_run(args, device, distributed), Path(args.out), distributed, has_likelihood)
     if distributed.is_main_process:
         print(f"The model is in {args.out}. Try: python -m gpt --model {shlex.quote(args.out)}")
 
@@ -184,7 +194,8 @@ def start_run(args: argparse.Namespace, device: str, distributed: DistributedCon
     facts = read_facts(out) if args.resume else {}
     budget = pick_budget(args, facts)
     compile = device == "cuda" if args.compile is None else args.compile
-    config = pick_config(args, args.kind, dataset, facts.get("train_config"))
+    init = load_trained(args.init, dataset)[0] if args.init else None
+    config = pick_config(args, args.kind, dataset, facts.get("train_config"), init)
     events = train(
         args.kind,
         config,
@@ -199,10 +210,20 @@ def start_run(args: argparse.Namespace, device: str, distributed: DistributedCon
         distributed=distributed,
         tokenizer=tokenizer,
         teacher=load_trained(args.distill, dataset)[0] if args.distill else None,
+        init=init,
+        vae=find_vae(args.vae, dataset) if args.vae else None,
     )
     if args.resume or distributed.size > 1:
         return events
     return compare(events, args.kind, config, dataset, tokenizer, budget, out)
+
+
+def find_vae(name: str, dataset: TextDataset) -> Path:
+    """The folder of a VAE that was made from `dataset`. Raises CheckpointError or ValueError if it is no such model."""
+    lm, facts = load_trained(name, dataset)
+    if not isinstance(lm, LatentModel):
+        raise ValueError(f"{name} is {MODEL_REGISTRY[facts['kind']].title}, not a VAE; give another model with --vae")
+    return model_folder(name)
 
 
 def pick_device(device: str | None) -> str:
@@ -223,18 +244,21 @@ def pick_method(args: argparse.Namespace) -> str:
 def check_options(args: argparse.Namespace, method: str) -> None:
     """Raises ValueError if an option does not apply to the model family, or one is missing."""
     title = MODEL_REGISTRY[args.kind].title
-    distillable = ["distill"] if MODEL_REGISTRY[args.kind].task == "causal_lm" else []
+    from_models = {"causal_lm": ["distill"], "diffusion": ["init"]}.get(MODEL_REGISTRY[args.kind].task or "", [])
+    needs_vae = MODEL_REGISTRY[args.kind].base_family is not None
     allowed = {
         "counting": {"tokenizer"},
-        "training": {"tokenizer", *distillable, *RUN_OPTIONS, *config_fields(args.kind)},
+        "training": {"tokenizer", *from_models, *(["vae"] if needs_vae else []), *RUN_OPTIONS, *config_fields(args.kind)},
         "mixing": {"of"},
     }[method]
-    options = ("tokenizer", "of", "distill", *RUN_OPTIONS, *CONFIG_OPTIONS)
+    options = ("tokenizer", "of", "distill", "init", "vae", *RUN_OPTIONS, *CONFIG_OPTIONS)
     if refused := [name for name in options if getattr(args, name) not in (None, False) and name not in allowed]:
         hint = ", or give --steps to train it" if method == "counting" and args.kind in TRAIN_CONFIGS else ""
         raise ValueError(f"{title} made by {method} does not take {', '.join(map(flag, refused))}; leave that out{hint}")
     if method == "mixing" and not args.of:
         raise ValueError(f"{title} needs two models; name them with --of")
+    if needs_vae and not args.vae:
+        raise ValueError(f"{title} needs a VAE made from the same text; name it with --vae")
     if method == "training" and args.compile and not TRAIN_CONFIGS[args.kind].compiles:
         raise ValueError(f"{title} is not compiled; leave --compile out")
 
@@ -267,7 +291,13 @@ def pick_budget(args: argparse.Namespace, facts: dict[str, Any]) -> Budget:
     return Budget(args.steps, args.minutes)
 
 
-def pick_config(args: argparse.Namespace, kind: str, dataset: TextDataset, resumed: dict[str, Any] | None = None) -> TrainConfig:
+def pick_config(
+    args: argparse.Namespace,
+    kind: str,
+    dataset: TextDataset,
+    resumed: dict[str, Any] | None = None,
+    init: LanguageModel | None = None,
+) -> TrainConfig:
     """The training configuration of a family, with the options of the command line.
 
     Args:
@@ -275,6 +305,7 @@ def pick_config(args: argparse.Namespace, kind: str, dataset: TextDataset, resum
         kind: Name of the family.
         dataset: The data, whose longest line sets the context length.
         resumed: The configuration of the run to resume, which a larger budget does not change.
+        init: A GPT whose weights a run starts from, which sets the sizes.
 
     Raises:
         ValueError: If a value does not suit the family.
@@ -287,10 +318,14 @@ def pick_config(args: argparse.Namespace, kind: str, dataset: TextDataset, resum
         return replace(TRAIN_CONFIGS[kind](**resumed), **options)
     if dataset.is_lines:
         options = {"context": max(map(len, dataset.documents)) + 1} | options  # 1: the start token
+    if init:
+        return replace(DiffusionTrainConfig.starting_from(init.model.config), **options)
     return replace(TRAIN_CONFIGS[kind].preset(args.minutes or DEFAULT_MINUTES), **options)
 
 
-def show_events(events: Generator[Event], out: Path, distributed: DistributedContext = DistributedContext()) -> None:
+def show_events(
+    events: Generator[Event], out: Path, distributed: DistributedContext = DistributedContext(), has_likelihood: bool = True
+) -> None:
     """Print the events of a run.
 
     From the first step on, SIGINT (Ctrl-C) ends the run between two steps, with its state saved.
@@ -299,6 +334,7 @@ def show_events(events: Generator[Event], out: Path, distributed: DistributedCon
         events: The run.
         out: Its weights folder.
         distributed: The processes of the run, of which the main one prints.
+        has_likelihood: Whether held-out losses are likelihoods, or divergences of samples.
 
     Raises:
         SystemExit: With status 130, if the run was interrupted.
@@ -310,7 +346,7 @@ def show_events(events: Generator[Event], out: Path, distributed: DistributedCon
         interrupted = True
 
     handler = signal.getsignal(signal.SIGINT)
-    with EventPrinter(enabled=distributed.is_main_process) as printer:
+    with EventPrinter(distributed.is_main_process, has_likelihood) as printer:
         try:
             for event in events:
                 if isinstance(event, StepEvent):
@@ -331,11 +367,12 @@ class EventPrinter:
 
     Args:
         enabled: Whether to print anything.
+        has_likelihood: Whether held-out losses are likelihoods, or divergences of samples.
     """
 
-    def __init__(self, enabled: bool) -> None:
+    def __init__(self, enabled: bool, has_likelihood: bool = True) -> None:
         interval = TTY_INTERVAL_S if sys.stderr.isatty() else LOG_INTERVAL_S
-        self.enabled = enabled
+        self.enabled, self.has_likelihood = enabled, has_likelihood
         self.bar = tqdm(desc="preparing", total=100, mininterval=interval, bar_format=BAR_FORMAT, disable=not enabled)
         self.work = ""  # what the bar shows
 
@@ -356,13 +393,17 @@ class EventPrinter:
             return
         match event:
             case StepEvent():
-                postfix = f"loss {event.loss:.3f}, {event.tokens_per_second:,.0f} tokens/s"
+                losses = {"loss": event.loss, **event.metrics}  # those of both networks, of a GAN
+                shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in losses.items())
+                postfix = f"{shown}, {event.tokens_per_second:,.0f} tokens/s"
                 self._advance("training", event.progress, f"step {event.step}", postfix)
             case ProgressEvent():
                 self._advance(event.description, event.progress, event.description)
             case EvalEvent():
                 best = ", the best so far" if event.best else ""
-                self.write(f"step {event.step}: train {event.train:.4f}, held out {event.held_out:.4f} nats a token{best}")
+                losses_text = f"train {event.train:.4f}, held out {event.held_out:.4f} nats a token"
+                divergence = f"divergence of 3-grams from held-out lines {event.held_out:.4f} bits"
+                self.write(f"step {event.step}: {losses_text if self.has_likelihood else divergence}{best}")
             case SampleEvent():
                 self.write(event.text + "\n")
             case MessageEvent():
@@ -397,19 +438,52 @@ def describe_time(end: EndEvent) -> str:
 
 
 def evaluate_command(args: argparse.Namespace) -> None:
-    """Print the held-out loss of a model."""
+    """Print the held-out loss of a model, and what its samples are like if it does not write from left to right."""
     lm = load(args.model)
-    held_out = load_dataset(args.data, is_lines=lm.eos_token_id is not None).split()[1]
-    documents = encode_documents(lm.tokenizer, held_out.documents, lm.eos_token_id)
-    if sum(len(document) - 1 for document in documents) < 1:
+    family = family_of(lm.model.config)
+    data = load_dataset(args.data, is_lines=lm.eos_token_id is not None)
+    train, held_out = (encode_documents(lm.tokenizer, part.documents, lm.eos_token_id) for part in data.split())
+    if sum(len(document) - 1 for document in held_out) < 1:
         raise ValueError(f"the last tenth of {args.data} has too few tokens to score; give a longer text")
-    if unknown_chars := lm.tokenizer.encode(held_out.text).unknown_chars:
+    if unknown_chars := lm.tokenizer.encode(data.split()[1].text).unknown_chars:
         print(f"Skipped characters that are not in the vocabulary: {unknown_chars!r}", file=sys.stderr)
-    evaluator = EVALUATORS[family_of(lm.model.config).likelihood]
-    result = evaluator(lm.model, documents, target_text(lm.tokenizer, documents))
-    print(
-        f"{result.nats_per_token:.4f} nats a token, {result.bits_per_character:.4f} bits a character, "
-        f"{result.bits_per_byte:.4f} bits a byte ({result.tokens:,} tokens)"
+    if family.likelihood != "none":
+        result = BOUNDS.get(family.name, evaluate)(lm.model, held_out, target_text(lm.tokenizer, held_out))
+        print(
+            f"{result.nats_per_token:.4f} nats a token, {result.bits_per_character:.4f} bits a character, "
+            f"{result.bits_per_byte:.4f} bits a byte ({result.tokens:,} tokens)",
+            flush=True,
+        )
+    if "writes" not in family.abilities:
+        dataset = TokenizedDataset(lm.tokenizer, train, held_out, "", lm.eos_token_id, data.sha256)
+        samples = measure_diffusion(lm, dataset) if "infills" in family.abilities else measure_samples(lm, dataset)
+        print(describe_samples(samples))
+
+
+def measure_diffusion(lm: TextDiffusion, dataset: TokenizedDataset) -> dict[str, Any]:
+    """Measure samples of a masked diffusion model, however long it takes; what training.json has as "samples"."""
+    work = (measure_text_samples if lm.eos_token_id is None else measure_line_samples)(lm, dataset, math.inf)
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            samples: dict[str, Any] = stop.value
+            return samples
+
+
+def describe_samples(samples: dict[str, Any]) -> str:
+    """The entry "samples" of training.json in a few lines."""
+    cost = f"{samples['nll_per_character']:.3f} nats a character under {samples['judge']}" if samples["judge"] else "no judge"
+    if "texts" in samples:
+        return (
+            f"{samples['texts']} samples: {cost}, {samples['known_words']:.1%} known words, "
+            f"{samples['unique_words']:.1%} different words; typing errors found: AUC {samples['typing_errors']['auc']:.3f}"
+        )
+    divergences, floor = (", ".join(f"{each:.4f}" for each in samples[name]) for name in ("js_divergence", "floor"))
+    return (
+        f"{samples['lines']:,} samples: {samples['valid']:.1%} well-formed, {samples['unique']:.1%} different, "
+        f"{samples['new']:.1%} new, {cost}\n"
+        f"divergence of 1- to 4-grams from held-out lines, in bits: {divergences} (of training lines: {floor})"
     )
 
 

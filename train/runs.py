@@ -1,6 +1,5 @@
 """A training run: a data set and hyperparameters in, a complete weights folder out."""
 
-import base64
 import copy
 import hashlib
 import io
@@ -16,28 +15,40 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
-from gpt import CheckpointError, LanguageModel, SamplingParams, load
-from gpt.checkpoint import REPLAY, WEIGHTS, atomic_write, names, open_folder, save
-from gpt.distribution import encode_distribution
-from gpt.models.base import CausalLM
+from gpt import GPT, CheckpointError, LanguageModel, MaskedDiffusion, SamplingParams, load
+from gpt.checkpoint import REPLAY, WEIGHTS, atomic_write, find_base_folder, names, open_folder, save, sha256_of_file
+from gpt.models.base import BaseModel, CausalLM, Model
 from gpt.models.registry import MODEL_REGISTRY
 from train.card import model_reference, render_card, render_loss_curve
 from train.configs import TrainConfig
 from train.counting import fit_bigram
 from train.data import TextDataset, TokenizedDataset, last_documents
 from train.distributed import DistributedContext
-from train.evaluate import EvalResult, evaluate, fingerprint
-from train.tasks import TASKS, CausalLMTask, DistillationTask
+from train.evaluate import EvalResult, evaluate
+from train.tasks import TASKS, DistillationTask
 from train.tokenizers import tokenize
-from train.trainer import WARMUP, Budget, EndEvent, EvalEvent, Event, ProgressEvent, ReplayEvent, TextSample, Trainer, seeded_rng
+from train.trainer import (
+    WARMUP,
+    Budget,
+    EndEvent,
+    EvalEvent,
+    Event,
+    ProgressEvent,
+    ReplayEvent,
+    TextSample,
+    Trainer,
+    TrainingTask,
+    seeded_rng,
+)
 
 TRAINING = "training.json"
 RESUME = "resume.pt"
 SAVE_INTERVAL_S = 60  # between two resume files: the most that a killed run loses
+M = TypeVar("M", bound=Model)
 CHECK_CHARS = 64  # of a text whose nll is recorded, to identify the weights
 PACKAGES = ("torch", "safetensors", "tokenizers", "numpy")  # whose versions a run records
 CLOSING_SHARE, MIN_CLOSING_S = 0.2, 5.0  # of a run's time, to measure it when it is finished
@@ -59,6 +70,8 @@ def train(
     distributed: DistributedContext = DistributedContext(),
     tokenizer: str = "char",
     teacher: LanguageModel | None = None,
+    init: LanguageModel | None = None,
+    vae: Path | None = None,
 ) -> Generator[Event]:
     """Train a model by gradient descent.
 
@@ -81,10 +94,12 @@ def train(
         distributed: The processes of the run, of which the main one evaluates and writes.
         tokenizer: See `train.tokenizers.make_tokenizer`.
         teacher: A model from `load_trained` whose probabilities to learn, for a family that predicts the next token.
+        init: A GPT from `load_trained` whose weights a diffusion model starts from.
+        vae: The folder of the VAE of a latent diffusion model, made from the same data.
 
     Raises:
-        ValueError: If the teacher has another tokenizer, if `out` holds another run, if `resume` finds none that has these
-            settings and budget left, or if a batch does not divide among the processes.
+        ValueError: If the teacher or the VAE has another tokenizer, if `load` would not find the VAE, if `out` holds another run,
+            if `resume` finds none that has these settings and budget left, or if a batch does not divide among the processes.
     """
     SamplingParams(seed=seed)  # refuses a seed out of range before anything is written
     if dataset.is_lines and distributed.size > 1:
@@ -95,17 +110,27 @@ def train(
         tokenized = tokenize(dataset, tokenizer, config.context)
     # On a CPU, bfloat16 is only faster with native instructions, and with a compiler that fuses the casts.
     low_precision = device == "cuda" or (compile and _native_bfloat16())
-    if teacher and teacher.tokenizer.files() != tokenized.tokenizer.files():
-        raise ValueError(f"{teacher.name} has another tokenizer; give a teacher with the same one")
+    base = BaseModel(vae.resolve().name, sha256_of_file(vae / "model.safetensors")) if vae else None
+    if base and not find_base_folder(out, base):
+        raise ValueError(f"{vae} must be beside {out} or under weights/, where it is found later; name another folder with --out")
+    encoder = open_folder(vae, base.name, device=device) if vae and base else None
+    for other in filter(None, (teacher, init, encoder)):
+        if other.tokenizer.files() != tokenized.tokenizer.files():
+            raise ValueError(f"{other.name} has another tokenizer; give a model with the same one")
     with seeded_rng(seed, torch.device("cpu")):
-        if teacher:
-            task: CausalLMTask = DistillationTask(config, tokenized, dataset.prompt, seed, device, teacher.model, low_precision)
-        else:
-            task = TASKS[MODEL_REGISTRY[kind].task or ""](config, tokenized, dataset.prompt, seed, device)
+        task_class: Any = DistillationTask if teacher else TASKS[MODEL_REGISTRY[kind].task or ""]
+        others = (teacher.model, low_precision) if teacher else (encoder, base) if base else ()
+        task: TrainingTask = task_class(config, tokenized, dataset.prompt, seed, device, *others)
+    if init:
+        cast(MaskedDiffusion, task.model).start_from(cast(GPT, init.model))
     trainer = Trainer(task, budget, seed, low_precision, compile, distributed)
     settings = run_settings(trainer, config)
     if teacher:
-        settings["teacher"] = {"name": teacher.name, "nll": fingerprint(teacher, dataset.text[:CHECK_CHARS])}
+        settings["teacher"] = {"name": teacher.name, "nll": teacher.fingerprint(dataset.text[:CHECK_CHARS])}
+    if init:
+        settings["init"] = {"name": init.name, "nll": init.fingerprint(dataset.text[:CHECK_CHARS])}
+    if base:
+        settings["base_model"] = asdict(base)
     vocabulary = hashlib.sha256(tokenized.tokenizer.files()["tokenizer.json"].encode()).hexdigest()
     # The settings that a resumed run must share with the one that it continues.
     identity = {"data": dataset.sha256, "tokenizer": tokenized.tokenizer_name, "vocabulary": vocabulary, **settings}
@@ -269,7 +294,7 @@ class FolderWriter:
 
     def write(
         self,
-        model: CausalLM,
+        model: Model,
         held_out: dict[str, Any],
         facts: dict[str, Any],
         curve: list[dict[str, float]],
@@ -278,10 +303,9 @@ class FolderWriter:
         """Write the weights, the replay, and a training.json with `facts` and what is measured here."""
         save(self.out, as_stored(self.kind, model), self.tokenized.tokenizer)
         lm = open_folder(self.out, self.out.name)  # as users open it
-        params, prompt = SamplingParams(seed=self.seed), self.dataset.prompt
-        text = lm.generate(prompt, params).text
-        sampling = {name: value for name, value in asdict(params).items() if name != "forced"}  # no token was
-        passage = (prompt + text)[:CHECK_CHARS]
+        sample = lm.example(self.dataset.prompt, self.seed)
+        passage = (sample["prompt"] + sample["text"])[:CHECK_CHARS]
+        has_likelihood = MODEL_REGISTRY[self.kind].likelihood != "none"
         self._write_facts(
             {
                 "kind": self.kind,
@@ -291,10 +315,10 @@ class FolderWriter:
                 "vocabulary": len(self.tokenized.tokenizer),
                 "parameters": lm.num_parameters,
                 "context_length": lm.context_length,
-                "held_out": held_out,
+                **({"held_out": held_out} if has_likelihood else {}),
                 "baselines": self._baselines,
-                "sample": {"prompt": prompt, **sampling, "text": text},
-                "check": {"text": passage, "nll": fingerprint(lm, passage)},
+                "sample": sample,
+                "check": {"text": passage, "nll": lm.fingerprint(passage)},
                 "machine": machine(),
                 "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
                 "curve": curve,
@@ -364,6 +388,11 @@ def measure_baselines(dataset: TextDataset, tokenized: TokenizedDataset) -> dict
     }
 
 
+def model_folder(name: str) -> Path:
+    """The folder of a local model: a name under weights/, or a folder."""
+    return WEIGHTS / name if name in names() else Path(name)
+
+
 def load_trained(name: str, dataset: TextDataset) -> tuple[LanguageModel, dict[str, Any]]:
     """Open a model that was made from `dataset`, so that it has not seen the held-out part.
 
@@ -379,12 +408,15 @@ def load_trained(name: str, dataset: TextDataset) -> tuple[LanguageModel, dict[s
         ValueError: If it was made from other data.
     """
     lm = load(name)
-    path = (WEIGHTS / name if name in names() else Path(name)) / TRAINING
+    path = model_folder(name) / TRAINING
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         sha256, is_lines, _ = facts["data"]["sha256"], "lines" in facts["data"], MODEL_REGISTRY[facts["kind"]]
     except (OSError, ValueError, LookupError, TypeError):
         raise CheckpointError(f"{path} is missing or damaged; give a model that `python -m train run` wrote here") from None
+    if not isinstance(lm, LanguageModel):
+        title = MODEL_REGISTRY[facts["kind"]].title
+        raise ValueError(f"{name} is {title}, which does not predict the next token; give another model")
     if is_lines != dataset.is_lines:
         raise ValueError(f"{name} was trained on {'lines; give' if is_lines else 'a running text; leave out'} --lines")
     if sha256 != dataset.sha256:
@@ -393,20 +425,13 @@ def load_trained(name: str, dataset: TextDataset) -> tuple[LanguageModel, dict[s
 
 
 def replay_point(event: ReplayEvent, sample: TextSample) -> dict[str, Any]:
-    """A point of replay.json. Its losses are in nats a token.
-
-    "distributions" is what `encode_distribution` returns for the model's own distribution of each token, in base64.
-    """
+    """A point of replay.json. Its losses are those of the curve: for a language model, in nats a token."""
     return {
         "step": event.step,
         "tokens": event.tokens,
         "train": event.train,
         "held_out": event.held_out,
-        "temperature": sample.params.temperature,
-        "seed": sample.params.seed,
-        "text": sample.text,
-        "token_ids": sample.token_ids,
-        "distributions": base64.b64encode(encode_distribution(sample.logits)).decode(),
+        **sample.replay,
     }
 
 
@@ -449,10 +474,17 @@ def machine() -> dict[str, Any]:
     return {"processor": processor, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
 
 
-def as_stored(kind: str, model: CausalLM) -> CausalLM:
-    """A copy in the dtype in which its family is stored, or the model itself if that is float32."""
-    dtype = MODEL_REGISTRY[kind].storage_dtype
-    return model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+def as_stored(kind: str, model: M) -> M:
+    """A copy in the dtypes in which its family is stored, or the model itself if that is float32."""
+    family = MODEL_REGISTRY[kind]
+    if family.storage_dtype == torch.float32:
+        return model
+    stored = copy.deepcopy(model).to(family.storage_dtype)
+    if family.layer_dtype:
+        for name, p in stored.named_parameters():
+            if p.ndim == 2 and name.startswith("layers."):
+                p.data = p.data.to(family.layer_dtype)
+    return stored
 
 
 def _warning(steps: int) -> str:
