@@ -52,7 +52,18 @@ def test_front_matter_is_what_the_hub_reads(name, library):
     assert result["metrics"][0]["value"] == round(facts["held_out"]["bits_per_character"], 4)
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [name for name in names() if "held_out" not in training_log(name)])
+def test_card_without_likelihood_has_the_measures_of_the_run(name):
+    facts = training_log(name)
+    card = render_card(facts, name)
+    samples = facts["samples"]
+    for n, (own, floor) in enumerate(zip(samples["js_divergence"], samples["floor"], strict=True), start=1):
+        assert re.search(rf"\| JSD of {n}-grams \| {own:.4f} \|(.*\|)? {floor:.4f} \|", card)
+    assert f"cost under {samples['judge']}, nats per character | {samples['nll_per_character']:.3f} |" in card
+    assert "bits per character |" not in card
+
+
+@pytest.mark.parametrize("name", [name for name in names() if "held_out" in training_log(name)])
 def test_figures_are_those_of_the_run(name):
     facts = training_log(name)
     card = render_card(facts, name)
@@ -100,6 +111,22 @@ def test_selection_on_the_held_out_text_is_stated_with_its_effect():
 def test_figures_of_rounded_weights_are_not_claimed_to_be_of_the_run():
     assert "the held-out loss is that of the stored float16 weights" in render_card(training_log("gpt-names"), "tiny")
     assert "float16" not in render_card(training_log("bigram-names"), "tiny")
+
+
+def test_samples_of_running_text_stand_beside_held_out_text():
+    facts = training_log("gpt-shakespeare", kind="diffusion")
+    facts["held_out"]["bound_samples"] = 4
+    measures = {"texts": 40, "characters": 10_240, "judge": "gpt-shakespeare", "nll_per_character": 1.75, "entropy": 2.5}
+    samples = measures | {"known_words": 0.875, "unique_words": 0.375, "steps": 64}
+    held_out = samples | {"nll_per_character": 1.5, "unique_words": 0.5}
+    errors = {"characters": 5_000, "passes": 8, "one_in": 25, "auc": 0.975}
+    card = render_card(facts | {"samples": samples | {"held_out": held_out, "typing_errors": errors}}, "tiny")
+    assert "|  | this model | held-out text |\n|---|---|---|\n" in card
+    assert "| cost under gpt-shakespeare, nats per character | 1.750 | 1.500 |" in card
+    assert "| distinct words | 37.5% | 50.0% |" in card
+    assert "in 97.5% of cases (AUC; 5,000 held-out characters, one error in 25)" in card
+    assert "with 4 random choices of what is hidden for each text" in card
+    assert "importance-weighted" not in card
 
 
 def test_unfinished_run_and_warning_are_stated():

@@ -20,8 +20,8 @@ from visitors import Visitor
 from gpt import CheckpointError, SamplingParams, load
 from gpt.checkpoint import FILES, WEIGHTS, names, save
 from gpt.hub import HubError
-from train.evaluate import fingerprint
 from train.publish import publish, space_files
+from ui.model_registry import list_models
 
 # the client itself passes httpx2 a file as `data` when it uploads
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
@@ -158,7 +158,7 @@ def test_space_starts_from_what_was_uploaded_answers_and_trains(hub, model, tmp_
     with served(tmp_path / "space", env) as address:
         client = Client(address, verbose=False)
         models = client.predict(api_name="/list-models")
-        assert {each["id"] for each in models[:-1]} == set(names())
+        assert {each["id"] for each in models[:-1]} == {entry.id for entry in list_models()}
         assert models[-1]["id"] == f"alice/tiny@{commit}"
         text = client.predict(models[-1]["id"], "abc", 0.8, 60, 0, 1.0, 0.0, 7, api_name="/generate")
         visitor = Visitor(address)
@@ -214,7 +214,7 @@ def test_files_of_a_space(hub, send, model):
 
 
 def test_shipped_model_is_not_in_its_space_twice():
-    files = space_files(OTHER_RUN, "alice/bigram", "0" * 40)
+    files = space_files(OTHER_RUN, {"alice/bigram": "0" * 40})
     assert not [name for name in files if name.startswith("weights/bigram-shakespeare")]
     assert "weights/gpt-shakespeare/model.safetensors" in files
 
@@ -287,9 +287,9 @@ def test_unknown_settings_are_published_as_they_are(hub, send, model):
 @pytest.mark.parametrize("name", names())
 def test_fingerprint_of_shipped_weights_is_that_of_their_run(name):
     check = json.loads((WEIGHTS / name / "training.json").read_text())["check"]
-    nll = fingerprint(load(name), check["text"])
+    nll = load(name).fingerprint(check["text"])
     assert nll == pytest.approx(check["nll"], abs=1e-4)
-    assert fingerprint(load(name), check["text"]) == nll
+    assert load(name).fingerprint(check["text"]) == nll
 
 
 def replace_weights(folder):

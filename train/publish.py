@@ -13,10 +13,21 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard, errors
 
 from gpt import CheckpointError
-from gpt.checkpoint import FILES, HUB_ID, NEEDED, REPLAY, WEIGHTS, names, open_folder
-from gpt.hub import LOG_IN, HubError, translate_hub_errors
+from gpt.checkpoint import (
+    FILES,
+    HUB_ID,
+    NEEDED,
+    REPLAY,
+    WEIGHTS,
+    base_repo,
+    find_base_folder,
+    names,
+    open_folder,
+    read_base_model,
+)
+from gpt.hub import LOG_IN, HubError, HubNotFoundError, list_files, translate_hub_errors
+from gpt.models.base import BaseModel
 from train.card import PROJECT, render_card
-from train.evaluate import fingerprint
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACE_FILES = (  # what a Space runs, apart from the weights
@@ -25,6 +36,7 @@ SPACE_FILES = (  # what a Space runs, apart from the weights
     "gpt/**/*.py",
     "gpt/**/*.c",
     "ui/**/*.py",
+    "ui/*.json",
     "ui/static/**/*.*",
     "ui/lessons/*.md",
     "ui/texts/*",
@@ -61,10 +73,12 @@ def stage_files(folder: Path, repo: str, staging_dir: Path) -> Files:
     for name in (*needed, REPLAY, "loss_curve.svg"):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, staging_dir / name)
-    lm = open_folder(staging_dir, folder.resolve().name, str(folder))
+    base = read_base_model(staging_dir, str(folder), "train it again")
+    base_folder = find_base_folder(folder, base) if base else None
+    lm = open_folder(staging_dir, folder.resolve().name, str(folder), base_folder=base_folder)
     try:
         facts = json.loads((staging_dir / "training.json").read_text(encoding="utf-8"))
-        nll, expected = fingerprint(lm, facts["check"]["text"]), facts["check"]["nll"]
+        nll, expected = lm.fingerprint(facts["check"]["text"]), facts["check"]["nll"]
         is_same = len(nll) == len(expected) and all(
             math.isclose(a, b, abs_tol=TOLERANCE_NATS) for a, b in zip(nll, expected, strict=True)
         )
@@ -78,27 +92,27 @@ def stage_files(folder: Path, repo: str, staging_dir: Path) -> Files:
     return {path.name: path for path in sorted(staging_dir.iterdir())}
 
 
-def space_files(folder: Path, repo: str, commit: str) -> Files:
-    """The files of a Space: the page, the models under weights/, and a reference to the published model.
+def space_files(folder: Path, commits: dict[str, str]) -> Files:
+    """The files of a Space: the page, the models under weights/, and references to the published model and its base model.
 
-    The published model is downloaded when the Space is built. If it is one of those under weights/, it is left out there.
+    Published models are downloaded when the Space is built. If the model is one of those under weights/, it is left out there.
 
     Args:
         folder: The weights folder that was published.
-        repo: Its Hub id.
-        commit: Its commit, which the page opens.
+        commits: The commit that the page opens, by Hub id; the published model is the last one.
     """
     files: Files = {p.relative_to(ROOT).as_posix(): p for pattern in SPACE_FILES for p in sorted(ROOT.glob(pattern))}
     for name in names():
         if WEIGHTS / name != folder.resolve():
             files |= {f"weights/{name}/{file}": path for file in FILES if (path := WEIGHTS / name / file).is_file()}
-    files["weights/hub.json"] = json.dumps({repo: commit}).encode()
+    files["weights/hub.json"] = json.dumps(commits).encode()
     requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     files["requirements.txt"] = re.sub(r"^torch\b.*\n", TORCH, requirements, flags=re.MULTILINE).encode()
     front_matter = SpaceCard.load(ROOT / "README.md").data
-    front_matter.models = [repo]
+    front_matter.models = [*commits]
     published = ",".join(name for name in FILES if (folder / name).is_file())
-    front_matter.preload_from_hub = [f"{repo} {published} {commit}"]
+    front_matter.preload_from_hub = [f"{each} {published} {commit}" for each, commit in commits.items()]
+    *_, repo = commits
     about = f"# {front_matter.title}\n\n{front_matter.short_description}. The page of {PROJECT}, with the model [{repo}]"
     files["README.md"] = f"---\n{front_matter.to_yaml()}\n---\n\n{about}(https://huggingface.co/{repo}).\n".encode()
     return files
@@ -139,11 +153,16 @@ def publish(
         raise HubError("a Space can only open a public model; leave out --private or --space")
     with TemporaryDirectory() as staging_dir:
         files = stage_files(folder, repo, Path(staging_dir))
+        base = read_base_model(Path(staging_dir), str(folder), "train it again")
+        needs_base = base is not None and not find_base_folder(WEIGHTS / base.name, base)  # else it is under weights/
         yield f"{folder} is complete, and its weights are those of its training run."
         if dry_run:
             yield format_listing(f"model {repo}", files)
+            if base:
+                yield f"It needs {base_repo(repo, base)} on the Hub, which a dry run does not ask for."
             if space:
-                yield format_listing(f"Space {space}", space_files(folder, repo, "0" * 40))
+                ids = [base_repo(repo, base), repo] if base and needs_base else [repo]
+                yield format_listing(f"Space {space}", space_files(folder, dict.fromkeys(ids, "0" * 40)))
             yield "This was a dry run: nothing was sent."
             return
         api = HfApi(token=token)
@@ -155,14 +174,29 @@ def publish(
             if existing and (private or space) and bool(existing.private) != private:
                 state, remedy = ("private", "leave out --space") if existing.private else ("public", "leave out --private")
                 raise HubError(f"{repo} is {state} on the Hub already; change that in its settings, or {remedy}")
+        base_commit = find_base_commit(repo, base, folder, token) if base else {}
         if space:
             with translate_hub_errors(space):
                 existing_space = _get_existing(api, space, "space")
         commit, message = _upload(api, repo, "model", files, branch, private, is_new=not existing)
         yield message
         if space:
-            page = space_files(folder, repo, commit)
+            page = space_files(folder, (base_commit if needs_base else {}) | {repo: commit})
             yield _upload(api, space, "space", page, "main", private, is_new=not existing_space)[1]
+
+
+def find_base_commit(repo: str, base: BaseModel, folder: Path, token: str | None = None) -> dict[str, str]:
+    """The commit of a base model on the Hub, by its Hub id. Raises HubError if it is missing or has other weights."""
+    base_id = base_repo(repo, base)
+    base_folder = find_base_folder(folder, base)
+    command = f"python -m train publish {base_folder} --repo {base_id}"
+    try:
+        files = list_files(base_id, token=token)
+    except HubNotFoundError:
+        raise HubError(f"{repo} needs {base_id}, which is not on the Hub; publish it first: {command}") from None
+    if files.sha256.get("model.safetensors") != base.sha256:
+        raise HubError(f"{base_id} on the Hub has other weights than {repo} needs; publish those first: {command}")
+    return {base_id: files.commit}
 
 
 def format_listing(title: str, files: Files) -> str:
