@@ -16,7 +16,6 @@ import json
 import sys
 import time
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.record import run_facts  # noqa: E402
 from gpt import Mixture, NGram  # noqa: E402
 from gpt.models.base import CausalLM  # noqa: E402
 from gpt.models.ngram import count_ngrams  # noqa: E402
@@ -32,7 +32,6 @@ from train.configs import GPTTrainConfig  # noqa: E402
 from train.data import TokenizedDataset, load_dataset  # noqa: E402
 from train.evaluate import evaluate, token_nll  # noqa: E402
 from train.mixture import fit_weight  # noqa: E402
-from train.runs import machine  # noqa: E402
 from train.tasks import CausalLMTask, DistillationTask  # noqa: E402
 from train.tokenizers import tokenize  # noqa: E402
 from train.trainer import Budget, StepEvent, Trainer, seeded_rng  # noqa: E402
@@ -99,10 +98,9 @@ def main() -> None:
         name = "tokens" if targets == "tokens" else f"probabilities of the {targets}"
         losses = " | ".join(f"{run[part]:.3f}" for part in ("train", "held_out", "mixture"))
         print(f"\r| {name} | {config.dropout} | {config.weight_decay} | {seconds:.0f} | {losses} |", flush=True)
-    command = " ".join(["python", "benchmarks/bench_distillation.py", *sys.argv[1:]])
-    facts = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": command, "machine": machine()}
+    facts = run_facts()
     args.json.write_text(json.dumps({**facts, "ngram_held_out": loss(ngram), "runs": runs}, indent=1) + "\n")
-    print(f"\nLoss in nats per character. {machine()['processor']}, {facts['date']}; written to {args.json}")
+    print(f"\nLoss in nats per character. {facts['machine']['processor']}, {facts['date']}; written to {args.json}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import argparse
 import json
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,8 +18,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.record import run_facts  # noqa: E402
 from train.data import load_dataset  # noqa: E402
-from train.runs import machine  # noqa: E402
 from train.short_run import Job, run_job  # noqa: E402
 
 CHARACTERS = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_115_394)
@@ -53,10 +52,9 @@ def main() -> None:
         rows.append(row)
         losses = " | ".join(f"{row[name]:.2f}" if name in row else "" for name in ("bigram", "ngram", "gpt", "mixture"))
         print(f"| {row['characters']:,} | {losses} | {row['winner']} |", flush=True)
-    command = " ".join(["python", "benchmarks/bench_text_size.py", *sys.argv[1:]])
-    facts = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": command, "machine": machine()}
+    facts = run_facts()
     args.json.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
-    print(f"\nLoss: held out, nats a character. {machine()['processor']}, {facts['date']}; written to {args.json}")
+    print(f"\nLoss: held out, nats a character. {facts['machine']['processor']}, {facts['date']}; written to {args.json}")
 
 
 if __name__ == "__main__":

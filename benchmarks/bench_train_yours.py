@@ -14,7 +14,6 @@ import json
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,8 +21,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.record import run_facts  # noqa: E402
 from train.data import load_dataset  # noqa: E402
-from train.runs import machine  # noqa: E402
 from train.short_run import GRACE_S  # noqa: E402
 from train.text_report import report_text  # noqa: E402
 from ui.jobs import NICE  # noqa: E402
@@ -101,10 +100,10 @@ def main() -> None:
         times = f"{seconds:g} | {run['took']:.1f} | {seconds + GRACE_S:g} | {run['steps']:,} | {run['best_step']:,}"
         reached = f"{losses[args.kind]:.3f} | {run['goal'] or ''} | {losses['ngram']:.3f} | {mixture} | {run['winner']}"
         print(f"| {name} | {len(content):,} | {times} | {reached} |", flush=True)
-    command = " ".join(["python", "benchmarks/bench_train_yours.py", *sys.argv[1:]])
-    facts = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": command, "machine": machine()}
+    facts = run_facts()
     args.json.write_text(json.dumps({**facts, "runs": runs}, indent=1) + "\n")
-    print(f"\nLoss: held out, nats a character. {machine()['cores']} cores of {machine()['processor']}, {facts['date']}")
+    hardware = f"{facts['machine']['cores']} cores of {facts['machine']['processor']}"
+    print(f"\nLoss: held out, nats a character. {hardware}, {facts['date']}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ import os
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -33,9 +32,9 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.record import run_facts  # noqa: E402
 from gpt import Tokenizer, load  # noqa: E402
 from train.data import TokenizedDataset, load_dataset  # noqa: E402
-from train.runs import machine  # noqa: E402
 
 REPORTED_LOSS = 1.88  # nats per character in nanoGPT's README, estimated from random batches
 LAYERS, HEADS, WIDTH, CONTEXT, BATCH_SIZE, STEPS = 4, 4, 128, 64, 12, 2_000
@@ -183,10 +182,9 @@ def main() -> None:
         sizes = f"{run['parameters']:,} | {run['context_length']} | {run['run_steps']:,} | {run['seconds']:.1f}"
         own = f"{run['held_out']['nats_per_token']:.4f} ({run['held_out']['eval_context']})"
         print(f"| `{name}` | {sizes} | {run['ratio']:.3f} | {run['loss']:.4f} | {own} |")
-    command = " ".join(["python", "benchmarks/bench_training.py", *sys.argv[1:]])
-    facts = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": command, "machine": machine()}
+    facts = run_facts()
     args.json.write_text(json.dumps({**facts, "baseline": result, "runs": runs}, indent=1) + "\n")
-    hardware = f"{args.threads} threads on {os.cpu_count()} cores of {machine()['processor']}"
+    hardware = f"{args.threads} threads on {os.cpu_count()} cores of {facts['machine']['processor']}"
     print(f"\nLoss: held out, nats per character. {hardware}, {facts['date']}; written to {args.json}")
 
 
