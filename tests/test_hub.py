@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import logging as hub_logging
 
 from gpt import CheckpointError, load
-from gpt.checkpoint import FILES, NEEDED, WEIGHTS, download
+from gpt.checkpoint import FILES, NEEDED, WEIGHTS, download, sha256_of_file
 from gpt.hub import HubError, NullProgress, RepoFiles, list_files
 
 V1, V2 = WEIGHTS / "bigram-names", WEIGHTS / "ngram-names"
@@ -140,7 +140,8 @@ def test_interrupted_download_is_not_opened_as_a_whole(hub, no_waiting):
 def test_list_files_resolves_a_revision_in_one_request(hub):
     commit = publish(hub, V1)
     files = list_files("alice/tiny", token=False)
-    assert files == RepoFiles(commit, {path.name: path.stat().st_size for path in V1.iterdir()})
+    sha256 = {"model.safetensors": sha256_of_file(V1 / "model.safetensors")}
+    assert files == RepoFiles(commit, {path.name: path.stat().st_size for path in V1.iterdir()}, sha256)
     assert len(hub.requests) == 1
 
 

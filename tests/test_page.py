@@ -16,7 +16,6 @@ from browser import ROOT, TIMEOUT_MS, served
 from gradio_client import Client
 
 from gpt import CheckpointError, SamplingParams
-from gpt.checkpoint import names
 from ui import model_registry, routes
 from ui.model_registry import add_local_model, default_model, get_model, list_models
 from ui.session import SessionStore
@@ -168,7 +167,7 @@ def test_local_models_are_offered_next_to_the_shipped_ones(tmp_path, folder):
         client = Client(address, verbose=False)
         ids = [model["id"] for model in client.predict(api_name="/list-models")]
         assert ids[:2] == ["my play", "tiny"]  # the second has no training.json
-        assert set(ids[2:]) == set(names())
+        assert set(ids[2:]) == {entry.id for entry in list_models()}
         text = client.predict("my play", "To", 0.8, 50, seed=1, api_name="/generate")
         assert text == get_model("bigram-shakespeare").lm.generate("To", SamplingParams(max_new_tokens=50, seed=1)).text
         with urllib.request.urlopen(f"{address}/weights/my%20play/config.json") as answer:

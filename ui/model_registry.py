@@ -1,6 +1,7 @@
 """The models that the page offers: the shipped ones, those of `--model`, a few from the Hub, and those that visitors trained."""
 
 import json
+import math
 import os
 import tempfile
 import threading
@@ -15,9 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from gpt import LanguageModel, hub, load
+from gpt import hub, load
 from gpt.checkpoint import FILES, HUB_ID, NEEDED, WEIGHTS, CheckpointError, download, names, open_folder
-from gpt.models.registry import ModelFamily, family_of
+from gpt.models.registry import Ability, ModelFamily, family_of
 from gpt.scheduler import BatchScheduler
 
 PINNED_MODELS = WEIGHTS / "hub.json"  # {repo: commit}: what a Space offers from the Hub, next to the models under weights/
@@ -33,7 +34,7 @@ class ModelEntry:
 
     Attributes:
         id: What links and API calls name it by: "gpt-shakespeare", or "user/repo@commit" with the exact weights.
-        lm: The model.
+        lm: The model: a `LanguageModel` if its family writes.
         training_log: The content of its training.json; empty if it has none.
         source: What `gpt.load` opens it by: a name under weights/, a folder, or "user/repo".
         commit: The commit, if it is from the Hub.
@@ -42,7 +43,7 @@ class ModelEntry:
     """
 
     id: str
-    lm: LanguageModel
+    lm: Any
     training_log: dict[str, Any]
     source: str
     commit: str = ""
@@ -65,7 +66,7 @@ class ModelEntry:
         if self.own_label:
             return self.own_label
         if self.id not in names():
-            return self.lm.name
+            return str(self.lm.name)
         family = self.family.title.partition(" ")[2]
         return family[0].upper() + family[1:] + (" on word pieces" if self.lm.tokenizer.unit == "token" else "")
 
@@ -90,6 +91,11 @@ class ModelEntry:
         return [path for name in DOWNLOADS if self.folder and (path := self.folder / name).is_file()]
 
 
+def _bits_per_character(entry: ModelEntry) -> float:
+    """Of the held-out text; infinite for a family without likelihood."""
+    return float(entry.training_log.get("held_out", {}).get("bits_per_character", math.inf))
+
+
 @cache
 def _shipped_models() -> list[ModelEntry]:
     """The models under weights/ and those that a Space pins, sorted by text, the longest first, then from worst to best."""
@@ -102,7 +108,7 @@ def _shipped_models() -> list[ModelEntry]:
         )
         for name, folder in ((name, WEIGHTS / name) for name in names())
     ]
-    entries.sort(key=lambda e: (-e.training_log["data"]["characters"], -e.training_log["held_out"]["bits_per_character"]))
+    entries.sort(key=lambda e: (-e.training_log["data"]["characters"], -_bits_per_character(e)))
     for repo, commit in pinned.items():
         lm = load(repo, commit)
         log = read_training_log(hub.find_snapshot(repo, commit, NEEDED, local_files_only=True) or WEIGHTS, "publish it again")
@@ -135,13 +141,16 @@ def add_local_model(folder: str) -> None:
     _local_models[lm.name] = ModelEntry(lm.name, lm, log, folder, "", path)
 
 
-def list_models() -> list[ModelEntry]:
-    """The models that the page always offers: those of `--model`, then the shipped ones.
+def list_models(ability: Ability = "writes") -> list[ModelEntry]:
+    """The models with an ability that the page always offers: those of `--model`, then the shipped ones.
+
+    Args:
+        ability: See `gpt.models.registry.Ability`.
 
     Raises:
         CheckpointError: If there is none, or a shipped one is missing or damaged.
     """
-    return [*_local_models.values(), *_shipped_models()]
+    return [entry for entry in (*_local_models.values(), *_shipped_models()) if ability in entry.family.abilities]
 
 
 def default_model() -> ModelEntry:
@@ -150,9 +159,9 @@ def default_model() -> ModelEntry:
     The first of `--model`, else the last that a Space pins, else the best trained one of the first text with exact
     likelihoods: it is one model, not two, and continues any prompt. Only models with a sample count.
     """
-    shipped = [entry for entry in _shipped_models() if entry.sample]
+    shipped = [entry for entry in _shipped_models() if entry.sample and "writes" in entry.family.abilities]
     text = shipped[0].training_log["data"]["sha256"]
-    own = [entry for entry in _local_models.values() if entry.sample]
+    own = [entry for entry in _local_models.values() if entry.sample and "writes" in entry.family.abilities]
     pinned = [entry for entry in reversed(shipped) if entry.commit]
     best = [e for e in shipped if e.training_log["data"]["sha256"] == text and e.family.task and e.family.likelihood == "exact"]
     return [*own, *pinned, *reversed(best), *shipped][0]
@@ -164,15 +173,27 @@ def model_ids() -> list[str]:
         return [*(entry.id for entry in list_models()), *_hub_models, *own_models.get()]
 
 
-def get_model(id: str) -> ModelEntry:
+def get_model(id: str, ability: Ability | None = "writes") -> ModelEntry:
     """An open model by its id.
 
+    Args:
+        id: Its id.
+        ability: What it must be able to do; None for any model.
+
     Raises:
-        ValueError: In a sentence for the visitor, if there is none, or it is another visitor's.
+        ValueError: In a sentence for the visitor, if there is none, it is another visitor's, or it cannot do that.
     """
+    entry = _find_model(id)
+    if ability and ability not in entry.family.abilities:
+        others = ", ".join(other.id for other in list_models(ability))
+        raise ValueError(f"{id[:80]} is {entry.family.title}, which cannot do this; pick one of {others}.")
+    return entry
+
+
+def _find_model(id: str) -> ModelEntry:
     if own := own_models.get().get(id):
         return own
-    for entry in list_models():
+    for entry in (*_local_models.values(), *_shipped_models()):
         if id == entry.id:
             return entry
     with _lock:
@@ -216,6 +237,8 @@ class _Download:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as self.folder:
             folder = download(repo, commit, Path(self.folder), hub.NullProgress, False)
             entry = ModelEntry(id, open_folder(folder, repo, repo, "give another model, or tell its author"), {}, repo, commit)
+        if "writes" not in entry.family.abilities:
+            raise CheckpointError(f"{repo} is {entry.family.title}; this page opens models that write from left to right")
         with _lock:
             _hub_models[id] = entry
             while len(_hub_models) > MAX_HUB_MODELS:

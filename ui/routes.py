@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from gpt.inspection import find_gpt
-from ui import bigram_table, copied, inspection, lessons, passages, scoring, snippets, source, training
+from ui import all_at_once, bigram_table, copied, families, inspection, lessons, passages, scoring, snippets, source, training
 from ui.assets import STATIC
 from ui.endpoints import BUSY, BusyError, Limit, error_response, json_endpoint, read_body
 from ui.hub_panel import open_from_hub, open_models
@@ -169,4 +169,6 @@ def routes() -> list[BaseRoute]:
         *scoring.routes(),
         *lessons.routes(),
         *training.routes(),
+        *families.routes(),
+        *all_at_once.routes(),
     ]

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import torch
 
-from gpt import SamplingParams, Sequence
+from gpt import LanguageModel, SamplingParams, Sequence
 from gpt.distribution import encode_distribution
 from gpt.sampling import format_forced, parse_forced
 from gpt.tokenizer import name_characters
@@ -155,7 +155,7 @@ class GenerationSession:
 
     def __init__(self, request: GenerationRequest) -> None:
         self.request, self.entry = request.of_any_length, get_model(request.model)
-        self.lm = self.entry.lm
+        self.lm: LanguageModel = self.entry.lm
         self.prompt = self.lm.tokenizer.normalize(request.prompt)
         encoded = self.lm.tokenizer.encode(self.prompt)
         self.prompt_tokens, self.unknown_chars = len(encoded.ids), encoded.unknown_chars

@@ -113,7 +113,7 @@ def _files(entry: ModelEntry) -> list[dict[str, Any]]:
 async def send_file(request: Request) -> FileResponse:
     """Send a file of a model that the page offers; 404 for anything else."""
     try:
-        files = get_model(request.path_params["model"]).files()
+        files = get_model(request.path_params["model"], None).files()
     except ValueError:
         files = []
     for path in files:

@@ -116,6 +116,22 @@ export async function* streamText(query, start, end, vocabularySize, signal) {
 }
 
 /**
+ * Stream how a masked diffusion model reveals a text.
+ * @param {object} body See `unmask` in ui/all_at_once.py.
+ * @param {number} vocabularySize Of the model.
+ * @param {AbortSignal} [signal] Ends it.
+ * @yields {object} First {canvas, steps, seed, remarks}, then steps {positions, ids, distributions, seconds}.
+ */
+export async function* streamUnmasking(body, vocabularySize, signal) {
+  const response = await post("diffusion/unmask", body, signal);
+  for await (const line of readLines(response.body)) {
+    const { error, distributions, ...values } = JSON.parse(line);
+    if (error) throw new VisitorError(error);
+    yield distributions ? { ...values, distributions: decodeSteps(distributions, values.ids.length, vocabularySize) } : values;
+  }
+}
+
+/**
  * Open a model from the Hub.
  * @param {string} id "user/repo" or "user/repo@commit".
  * @param {(message: string) => void} onProgress Called with sentences.

@@ -19,9 +19,10 @@ let order = ORDERS[0]; // of all distributions of the page; the choice lasts unt
  * @property {ArrayLike<number>} bits -log2 p of all tokens, or of those in `ids`.
  * @property {ArrayLike<number> | null} [ids] Token ids of `bits`; null for the whole vocabulary.
  * @property {number | null} [rest] -log2 p of all other tokens together.
- * @property {import("./sampling.js").Params} params
+ * @property {import("./sampling.js").Params} params `NEUTRAL` shows the model's own distribution only.
  * @property {number} [chosen] The token that the text goes on with.
  * @property {string} [context] The text before it, or its end; quoted in the sentence above.
+ * @property {string} [subject] The beginning of that sentence, "… the model", in place of the context.
  */
 
 /**
@@ -141,6 +142,7 @@ export function createDistribution(element, { onPick, label = "Candidates for th
     setText(showAll, `Show all ${indexes.length}`);
     showAll.hidden = indexes.length <= SHORT_ROWS;
     describe(own, probs, removedBy);
+    element.classList.toggle("without-settings", params === NEUTRAL);
     element.classList.toggle("has-pieces", ids !== null); // their names are longer
     element.classList.remove("empty");
   }
@@ -148,13 +150,15 @@ export function createDistribution(element, { onPick, label = "Candidates for th
   /** Write the sentence above: what the model gives the chosen token, or else the likeliest. */
   function describe(own, probs, removedBy) {
     const { bits, ids, names, chosen, context } = shown;
+    const { subject = context ? `After ${quote(context)} the model` : "At the start the model" } = shown;
     let index = likeliestFirst(Array.from(bits, (value) => -value))[0];
     if (chosen !== undefined) index = ids ? ids.indexOf(chosen) : chosen;
     const verb = index < 0 ? "gives less than to each of the pieces below to" : "gives";
-    setText(before, context ? `After ${quote(context)} the model ${verb} ` : `At the start the model ${verb} `);
+    setText(before, `${subject} ${verb} `);
     setText(token, nameToken(names[index < 0 ? chosen : ids ? ids[index] : index]));
     const shaped = removedBy[index] ? `${removedBy[index]} removes it` : `it has ${formatPercent(probs[index] ?? 0)}`;
-    setText(after, index < 0 ? "." : ` ${formatPercent(own[index])}; with your settings ${shaped}.`);
+    const withSettings = shown.params === NEUTRAL ? "" : `; with your settings ${shaped}`;
+    setText(after, index < 0 ? "." : ` ${formatPercent(own[index])}${withSettings}.`);
   }
 
   list.addEventListener("click", (event) => {

@@ -35,3 +35,13 @@ export function createButton(label, onClick, kind = "button") {
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
+
+/** Call a function once, when an element is seen for the first time. */
+export function whenVisible(element, then) {
+  const observer = new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    observer.disconnect();
+    then();
+  });
+  observer.observe(element);
+}

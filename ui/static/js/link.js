@@ -2,7 +2,7 @@
  * The page's state as a link. A link to a text has model, prompt, seed, length, temperature, top_k, top_p, min_p and branch
  * (ui/session.py: LINK); tab, at (the selected token) and lesson say what the page shows of it. A comparison has models (their
  * ids, with commas) or temperatures (1: those of the tab Compare, of one model), and prompt, seed, length and temperature.
- * A passage is a text that the tab Score scores.
+ * A passage is a text that the tab Score scores; unmask is a query of its own, what the tab "All at once" does.
  */
 
 /** The settings of a text, by their name in a link, with the values that a link leaves out. */
@@ -16,7 +16,7 @@ export const MAX_RUN_TOKENS = 1000;
 
 const TEXT = ["model", "prompt", "seed", "length", "temperature", "top_k", "top_p", "min_p", "branch"];
 const COMPARISON = ["models", "temperatures"];
-const VIEW = ["tab", "at", "lesson", "passage"];
+const VIEW = ["tab", "at", "lesson", "passage", "unmask"];
 const ALL = [...TEXT, ...COMPARISON, ...VIEW];
 
 /** For `updateAddress`: the address describes no text. */
@@ -103,7 +103,7 @@ const change = (link, values) => {
   text = { ...text, ...own(values) };
   const lesson = "lesson" in values ? values.lesson : link.lesson;
   if (!("tab" in values) || values.tab === "compare") return { ...link, lesson };
-  return { ...text, tab: values.tab, passage: values.passage, lesson }; // another tab is opened
+  return { ...text, tab: values.tab, passage: values.passage, unmask: values.unmask, lesson }; // another tab is opened
 };
 
 /**

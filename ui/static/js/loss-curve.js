@@ -56,7 +56,7 @@ export function rangeOf(losses) {
  */
 export function createLossCurve({ x: xLabel, y: yLabel, isLogarithmic = false }) {
   const key = create("figcaption");
-  const image = createSvg("svg", { role: "img" });
+  const image = createSvg("svg", { role: "img", "aria-label": `${yLabel} over ${xLabel}` });
   const element = create("figure", { class: "loss-curve" }, key, image);
   let plot = null;
 

@@ -3,7 +3,7 @@ import { fetchModel } from "./api.js";
 import { describesComparison, describesText, fromQuery, NO_TEXT, updateAddress } from "./link.js";
 import { openTab } from "./tabs.js";
 
-const NOTHING = { ...NO_TEXT, models: undefined, temperatures: undefined, passage: undefined, tab: undefined };
+const NOTHING = { ...NO_TEXT, models: undefined, temperatures: undefined, passage: undefined, unmask: undefined, tab: undefined };
 const ARRIVAL_MS = 10_000; // how long a tab may take to show something
 const POLL_MS = 50;
 
@@ -23,6 +23,7 @@ export const openLink = (query) => {
 const placeOf = async ({ tab = "write", at, model }) => {
   if (tab === "write") return at === undefined ? "#text" : "#text .explanation";
   if (tab === "compare" || tab === "score") return `#${tab} .${tab}-results`;
+  if (tab === "all-at-once") return "#all-at-once";
   if (tab !== "inside") return "#tabs";
   return (await fetchModel(model))?.family === "bigram" ? "#inside-bigram" : "#inside-gpt";
 };

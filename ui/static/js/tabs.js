@@ -16,6 +16,10 @@ export const onOpen = (name, listener) => listeners.set(name, listener);
 export const selected = (name) => {
   if (name === current) return; // Gradio says so of the first tab when it draws the page
   current = name;
-  updateAddress({ tab: name === FIRST ? undefined : name, ...(name !== "score" && { passage: undefined }) });
+  updateAddress({
+    tab: name === FIRST ? undefined : name,
+    ...(name !== "score" && { passage: undefined }),
+    ...(name !== "all-at-once" && { unmask: undefined }),
+  });
   listeners.get(name)?.();
 };

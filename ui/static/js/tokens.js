@@ -132,11 +132,12 @@ export function createTokens(element, { label = "Text", onSelect = () => {} } = 
     });
   }
 
-  function createSpan({ text, bits }) {
-    const span = create("span", { class: "token" }, text);
-    if (bits !== undefined) span.dataset.tint = tintLevel(bits);
-    if (/^\n+$/.test(text)) span.classList.add("newline");
-    if (text === "") span.classList.add("incomplete");
+  function fillSpan(span, { text, bits }) {
+    span.textContent = text;
+    if (bits === undefined) delete span.dataset.tint;
+    else span.dataset.tint = tintLevel(bits);
+    span.classList.toggle("newline", /^\n+$/.test(text));
+    span.classList.toggle("incomplete", text === "");
     return span;
   }
 
@@ -173,7 +174,7 @@ export function createTokens(element, { label = "Text", onSelect = () => {} } = 
     /** @param {Token[]} newTokens */
     append(newTokens) {
       const first = spans.length === 0;
-      const added = newTokens.map(createSpan);
+      const added = newTokens.map((token) => fillSpan(create("span", { class: "token" }), token));
       const fragment = document.createDocumentFragment();
       fragment.append(...added);
       tokens.push(...newTokens);
@@ -181,6 +182,13 @@ export function createTokens(element, { label = "Text", onSelect = () => {} } = 
       content.append(fragment);
       if (first) setCurrent(0);
       stayAtEnd();
+    },
+
+    /** Put another token in place of one. @param {number} index @param {Token} token */
+    replace(index, token) {
+      tokens[index] = token;
+      fillSpan(spans[index], token);
+      if (index === current) setCurrent(index);
     },
 
     /** Remove the prompt and all tokens. */

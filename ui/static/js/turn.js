@@ -4,7 +4,7 @@
  * (ui/passages.py).
  */
 import { fetchJson, VisitorError } from "./api.js";
-import { create, createButton } from "./dom.js";
+import { create, createButton, whenVisible } from "./dom.js";
 import { estimateBits, guessesOnGivingUp } from "./shannon.js";
 import { nameToken, plural } from "./text.js";
 
@@ -178,16 +178,6 @@ const drawResults = (element, results) => {
   }
   table.append(row("Blind guessing", 0, MAX_BITS, MAX_BITS.toLocaleString("en-US", FIGURES)));
   return element.replaceChildren(table, create("p", { class: "turn-note" }, ABOUT_ESTIMATE));
-};
-
-/** Call a function once, when an element is seen for the first time. */
-const whenVisible = (element, then) => {
-  const observer = new IntersectionObserver((entries) => {
-    if (!entries.some((entry) => entry.isIntersecting)) return;
-    observer.disconnect();
-    then();
-  });
-  observer.observe(element);
 };
 
 const play = (element, passages) => {
