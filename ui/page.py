@@ -41,6 +41,9 @@ def build() -> gr.Blocks:
                 _script_tab("learn", learn.TITLE)
             with _tab("train", train.TITLE):
                 train.build()
+            _script_tab("families", "Three families")
+            if list_entries("infills"):
+                _script_tab("all-at-once", "All at once")
             _script_tab("turn", "Your turn")
             _script_tab("lessons", "Lessons")
             if latent_models := morph.latent_models():
