@@ -3,7 +3,7 @@
 import pytest
 
 SIZES = {"wide": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
-TABS = ("write", "compare", "score", "inside", "learn", "train", "turn", "lessons", "morph")
+TABS = ("write", "compare", "score", "inside", "learn", "train", "families", "all-at-once", "turn", "lessons", "morph")
 
 
 @pytest.mark.browser

@@ -14,12 +14,14 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from gpt import SamplingParams
+from gpt.models.registry import MODEL_REGISTRY
 from train.data import load_dataset, pad_documents
+from ui.families import replay
 from ui.lessons import FOLDER, LessonError, list_lessons, load_lessons, parse_lesson, routes
 from ui.model_registry import default_model, get_model
 from ui.session import GenerationRequest
 
-TABS = {"write", "compare", "score", "inside", "learn", "train", "turn", "morph"}
+TABS = {"write", "compare", "score", "inside", "learn", "train", "all-at-once", "families", "turn", "morph"}
 STEPS = [(lesson.number, i, step) for lesson in load_lessons() for i, step in enumerate(lesson.steps, start=1)]
 PLAIN = """\
 ---
@@ -116,12 +118,12 @@ def test_endpoint_sends_all_lessons():
         answer = client.get("/page/lessons")
     assert answer.status_code == 200
     assert answer.json() == list_lessons()
-    assert [lesson["number"] for lesson in answer.json()["lessons"]] == list(range(1, 8))
+    assert [lesson["number"] for lesson in answer.json()["lessons"]] == list(range(1, 9))
 
 
 def test_the_guide_for_teachers_shows_a_lesson_that_works():
     example = (FOLDER / "README.md").read_text(encoding="utf-8").split("```")[1].removeprefix("markdown\n")
-    assert len(parse_lesson(example, "8-my-lesson.md").steps) == 1
+    assert len(parse_lesson(example, "9-my-lesson.md").steps) == 1
 
 
 # Links
@@ -455,3 +457,33 @@ def test_passages_that_are_scored():
     assert f"cost it {costs['ngram'][1]:.2f} bits" in answer(7, 2)
     assert f"seen, {costs['ngram'][0]:.2f}" in answer(7, 2)
     assert abs(costs["bigram"][0] - costs["bigram"][1]) < 0.1
+
+
+def test_losses_of_a_gan_say_nothing():
+    first, *_, last = points = replay("gan-names")["points"]
+    assert last["distance"] < first["distance"] / 2
+    losses = [point[name] for point in points if point["step"] >= 300 for name in ("discriminator", "generator")]
+    assert max(losses) - min(losses) < 0.05
+    assert right(8, 4) == "Both become better at the same pace"
+
+
+def test_abilities_of_the_families():
+    likelihood = {name: family.likelihood for name, family in MODEL_REGISTRY.items()}
+    assert (likelihood["gpt"], likelihood["vae"], likelihood["diffusion"], likelihood["gan"]) == (
+        "exact",
+        "bound",
+        "bound",
+        "none",
+    )
+    assert right(8, 1) == "The GAN"
+    can = {name: family.abilities for name, family in MODEL_REGISTRY.items()}
+    assert "infills" in can["diffusion"] - can["gpt"]
+    assert right(8, 2) == "The masked diffusion model"
+    assert "encodes" in can["vae"] - can["gan"]
+    assert "has nothing that turns a name into numbers" in right(8, 3)
+
+
+def test_critic_is_no_judge_of_other_words():
+    words = ["qwerty", "hello", "python", "zzzzz"]
+    shares = get_model("gan-names", "draws").lm.discriminate(words)
+    assert sum(share > 0.2 for share in shares) >= 2  # they look more real to it than a fifth of the real names
