@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from gpt.engine import Engine, engine_for
+from gpt.engine import Engine, Sampler, engine_for, make_sampler
 from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM
 from gpt.sampling import SamplingParams, sample, sampling_probs
 from gpt.text_model import TextModel
@@ -157,6 +157,10 @@ class LanguageModel(TextModel):
     def _engine(self) -> Engine | None:
         return engine_for(self.model)
 
+    @cached_property
+    def _sampler(self) -> Sampler | None:
+        return make_sampler()
+
     @property
     def engine(self) -> str:
         """What computes each token: "C" (`gpt.engine`) where it can run, else "PyTorch". Assign one to choose.
@@ -170,6 +174,7 @@ class LanguageModel(TextModel):
         if name not in ENGINES:
             raise ValueError(f"the engine is {name!r}; it must be one of {', '.join(ENGINES)}")
         self._engine = engine_for(self.model) if name == "C" else None
+        self._sampler = make_sampler() if name == "C" else None
 
     def stream(self, prompt: str, params: SamplingParams = SamplingParams()) -> Iterator[GenerationStep]:
         """Continue a prompt, one step for each token.
@@ -343,20 +348,29 @@ class BatchGenerator:
         if len(unread) < len(self.sequences):  # some have just read their prompt
             next_logits = iter(logits)
             logits = torch.stack([next(next_logits) if s.logits is None else s.logits for s in self.sequences])
-        exact = logits.double()  # (B, V)
-        tokens = sample(exact, [s.params for s in self.sequences], [next(s.rng) for s in self.sequences])
-        for i, s in enumerate(self.sequences):
-            if (forced := s.forced.get(s.generated)) is not None:
-                tokens[i] = forced
-        # log_softmax would start OpenMP threads even for a few sequences, which is slow where the cores are busy.
-        logprobs = exact.softmax(dim=-1).gather(-1, tokens[:, None])[:, 0].log()
+        tokens, logprobs = self._sample(logits)
         steps = []
-        for s, token, logprob, own in zip(self.sequences, tokens.tolist(), logprobs.tolist(), logits.unbind(), strict=True):
+        for s, token, logprob, own in zip(self.sequences, tokens, logprobs, logits.unbind(), strict=True):
             steps.append(GenerationStep(token, s.decoder.step(token), logprob, own, s.params))
             s.last_token_id, s.logits, s.remaining, s.generated = token, None, s.remaining - 1, s.generated + 1
             if token == lm.eos_token_id:  # the next document starts afresh
                 s.logits, s.state = lm._prefill_chunked([token], lm.model.init_state(s.rng))
         return steps
+
+    def _sample(self, logits: Tensor) -> tuple[list[int], list[float]]:
+        """A token for each sequence, and the logarithm of the model's own probability for it."""
+        params, uniform = [s.params for s in self.sequences], [next(s.rng) for s in self.sequences]
+        forced = [s.forced.get(s.generated) for s in self.sequences]
+        if self.lm._sampler:
+            return self.lm._sampler(logits, params, uniform, forced)
+        exact = logits.double()  # (B, V)
+        tokens = sample(exact, params, uniform)
+        for i, token in enumerate(forced):
+            if token is not None:
+                tokens[i] = token
+        # log_softmax would start OpenMP threads even for a few sequences, which is slow where the cores are busy.
+        logprobs = exact.softmax(dim=-1).gather(-1, tokens[:, None])[:, 0].log()
+        return tokens.tolist(), logprobs.tolist()
 
     def _read_last_tokens(self, sequences: list[Sequence]) -> Tensor:
         """Logits (B, V) after the last token of each sequence."""

@@ -322,7 +322,7 @@ def test_without_a_compiler(lm, expected, cache_dir, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize(
-    "behavior", ["echo broken >&2; exit 1", "exit 0", "kill -9 $$", 'echo no library > "$(echo "$@" | cut -d" " -f11)"']
+    "behavior", ["echo broken >&2; exit 1", "exit 0", "kill -9 $$", 'echo no library > "$(echo "$@" | cut -d" " -f10)"']
 )
 def test_with_a_broken_compiler(lm, expected, cache_dir, tmp_path, monkeypatch, capfd, behavior):
     monkeypatch.setenv("CC", write_script(tmp_path / "broken", behavior))
@@ -430,7 +430,7 @@ def test_another_source_flag_cpu_or_compiler_is_another_library(monkeypatch, tmp
     monkeypatch.setattr(binding, "_cpu_model", lambda: ["another"])
     keys.add(binding._cache_key(compiler))
     (tmp_path / "kernel.c").write_text("/* another */")
-    monkeypatch.setattr(binding, "SOURCE", tmp_path / "kernel.c")
+    monkeypatch.setattr(binding, "SOURCES", (*binding.SOURCES, tmp_path / "kernel.c"))
     keys.add(binding._cache_key(compiler))
     keys.add(binding._cache_key(write_script(tmp_path / "cc", "exit 1")))
     assert len(keys) == 5

@@ -1,5 +1,6 @@
-"""A C kernel that computes the decode steps of a GPT: `kernel.c` and its ctypes binding."""
+"""Decode steps and sampling in C, and their ctypes bindings."""
 
 from gpt.engine.binding import Engine, engine_for
+from gpt.engine.sampling import Sampler, make_sampler
 
-__all__ = ["Engine", "engine_for"]
+__all__ = ["Engine", "Sampler", "engine_for", "make_sampler"]

@@ -26,7 +26,7 @@ from gpt.models.base import CausalLM
 from gpt.models.registry import family_of
 from gpt.models.transformer import GPT, RotatingKVCache
 
-SOURCE = Path(__file__).with_name("kernel.c")
+SOURCES = tuple(sorted(Path(__file__).parent.glob("*.[ch]")))
 COMPILERS = ("cc", "gcc", "clang")
 # The last two flags let the compiler vectorize loops with exp and max. None of them lets it reorder a sum.
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math")
@@ -187,7 +187,8 @@ def _load_or_compile(compiler: str) -> ctypes.CDLL:
             return _load(path)
     with tempfile.TemporaryDirectory(dir=cache_dir) as build_dir:
         output = Path(build_dir) / "engine.so"
-        command = [compiler, *FLAGS, os.fspath(SOURCE), "-o", os.fspath(output), "-lm"]
+        sources = (os.fspath(path) for path in SOURCES if path.suffix == ".c")
+        command = [compiler, *FLAGS, "-o", os.fspath(output), *sources, "-lm"]
         subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=COMPILE_TIMEOUT_S)  # noqa: S603
         path = cache_dir / f"engine-{key}-{_sha256(output.read_bytes())}.so"
         os.replace(output, path)
@@ -197,6 +198,7 @@ def _load_or_compile(compiler: str) -> ctypes.CDLL:
 def _load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(os.fspath(path))
     library.step.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
+    library.sample.argtypes = (ctypes.c_int64, ctypes.c_int64, *[ctypes.c_void_p] * 5)
     return library
 
 
@@ -216,10 +218,10 @@ def _private_dir(folder: Path) -> Path:
 
 
 def _cache_key(compiler: str) -> str:
-    """Hash of what the library depends on: source, flags, compiler and CPU (several machines may share a home directory)."""
+    """Hash of what the library depends on: sources, flags, compiler and CPU (several machines may share a home directory)."""
     status = os.stat(compiler)  # size and time stand for its version, which takes longer to ask for
     facts = [*FLAGS, os.path.realpath(compiler), str(status.st_size), str(status.st_mtime_ns), platform.machine(), *_cpu_model()]
-    return _sha256(SOURCE.read_bytes() + "\n".join(facts).encode())
+    return _sha256(b"".join(path.read_bytes() for path in SOURCES) + "\n".join(facts).encode())
 
 
 def _cpu_model() -> list[str]:

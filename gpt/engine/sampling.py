@@ -1,0 +1,76 @@
+"""ctypes binding of sampling.c."""
+
+import ctypes
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from gpt.engine.binding import load_library
+
+if TYPE_CHECKING:
+    from gpt.sampling import SamplingParams
+
+NO_MEMORY, NOT_FINITE = 1, 2  # as in sampling.h
+
+
+class Sampling(ctypes.Structure):
+    """`Sampling` of sampling.h."""
+
+    _fields_ = (*((name, ctypes.c_double) for name in ("temperature", "top_p", "min_p")), ("top_k", ctypes.c_int64))
+
+    @classmethod
+    def of(cls, params: "SamplingParams") -> "Sampling":
+        """The fields that choose a token."""
+        return cls(params.temperature, params.top_p, params.min_p, min(params.top_k, 2**62))
+
+
+class Sampler:
+    """Samples tokens as `gpt.sampling` does, in C.
+
+    Args:
+        library: The compiled kernels.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._sample = library.sample
+
+    def __call__(
+        self, logits: Tensor, params: Sequence["SamplingParams"], uniform: Sequence[float], forced: Sequence[int | None]
+    ) -> tuple[list[int], list[float]]:
+        """Sample a token for each sequence of a batch.
+
+        Args:
+            logits: (B, V) float32 on the CPU.
+            params: One for each sequence.
+            uniform: One number in [0, 1) for each sequence.
+            forced: For each sequence the token to take instead, or None.
+
+        Returns:
+            Token ids, and the natural logarithm of the model's own probability for each.
+
+        Raises:
+            FloatingPointError: If a logit is NaN or infinity.
+            MemoryError: If an allocation fails.
+        """
+        count, vocab_size = logits.shape
+        logits = logits.contiguous()
+        tokens = (ctypes.c_int64 * count)(*(-1 if token is None else token for token in forced))
+        logprobs = (ctypes.c_double * count)()
+        rows, numbers = (Sampling * count)(*map(Sampling.of, params)), (ctypes.c_double * count)(*uniform)
+        check_status(self._sample(count, vocab_size, logits.data_ptr(), rows, numbers, tokens, logprobs))
+        return list(tokens), list(logprobs)
+
+
+def check_status(status: int) -> None:
+    """Raises the error that a function of the library returned, if any."""
+    if status == NOT_FINITE:
+        raise FloatingPointError("the model's logits are not finite; its weights are damaged")
+    if status == NO_MEMORY:
+        raise MemoryError("there is not enough memory for another token")
+
+
+def make_sampler() -> Sampler | None:
+    """A sampler, or None where the kernels cannot be compiled."""
+    library = load_library()
+    return Sampler(library) if library else None
