@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
+from gpt.files import read_text
 from gpt.generation import LanguageModel
 from gpt.models.base import BaseModel, Config, Model
 from gpt.models.registry import build_model, family_of, parse_config
@@ -31,6 +32,8 @@ REPLAY = "replay.json"  # the same text after 0, 10, 30, 100... training steps, 
 # Those downloaded from the Hub; a model need not have the last four.
 FILES = (*NEEDED, "tokenizer_config.json", "generation_config.json", "training.json", REPLAY)
 BASE_HINT = "train or download the model again"
+MAX_CONFIG_BYTES = 1_000_000
+MAX_HEADER_BYTES = 10_000_000  # of a safetensors file: the names and shapes of its tensors
 RESUME = "resume.pt"  # written by a training run until it has finished
 
 
@@ -280,7 +283,7 @@ def open_folder(
             model = build_model(config)
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         tensors = _read_tensors(folder / "model.safetensors", expected)
-        state_dict = {name: tensors[name].to(own.dtype) for name, own in model.state_dict().items()}
+        state_dict = {name: _convert(name, tensors[name], own.dtype) for name, own in model.state_dict().items()}
         model.load_state_dict(state_dict, assign=True)  # memory-mapped, not copied, where the dtype is the same
     with _checkpoint_errors(f"{source}/config.json", hint):
         return (family_of(config).lm_class or LanguageModel)(model, tokenizer, name, device, **options)
@@ -335,23 +338,36 @@ def _checkpoint_errors(path: str, hint: str) -> Iterator[None]:
 
 def _json_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested too deeply
+        content = json.loads(read_text(path, MAX_CONFIG_BYTES))
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, too long, or nested too deeply
         raise ValueError("it is not JSON") from None
     if not isinstance(content, dict):
         raise ValueError("it is not a JSON object")
     return content
 
 
+def _convert(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in the dtype that the model computes in. Raises ValueError if it does not fit, or is not finite then."""
+    if tensor.is_floating_point() != dtype.is_floating_point:
+        raise ValueError(f"{name} is stored as {tensor.dtype}, which does not fit {dtype}")
+    tensor = tensor.to(dtype)
+    if not tensor.isfinite().all():
+        raise ValueError(f"{name} contains numbers that are not finite")
+    return tensor
+
+
 def _read_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises ValueError if their names, shapes or sha256 are not as expected."""
+    with open(path, "rb") as start:
+        if int.from_bytes(start.read(8), "little") > MAX_HEADER_BYTES:
+            raise ValueError("it is truncated, or not a safetensors file")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (it is no dict)
             wrong = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
             if wrong:
-                has, needs = shapes.get(wrong[0], "missing"), expected.get(wrong[0], "no such tensor")
-                raise ValueError(f"{wrong[0]} is {has}, config.json needs {needs}")
+                has, needs = str(shapes.get(wrong[0], "missing")), expected.get(wrong[0], "no such tensor")
+                raise ValueError(f"{_printable(wrong[0])} is {has[:80]}, config.json needs {needs}")
             tensors = {name: file.get_tensor(name) for name in shapes}
             digest = (file.metadata() or {}).get("sha256")
     except safetensors.SafetensorError:  # its message is about the format's internals
@@ -359,3 +375,8 @@ def _read_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str,
     if digest is not None and digest != _digest(tensors):
         raise ValueError("its content does not match its own sha256")
     return tensors
+
+
+def _printable(name: str) -> str:
+    """The name of a tensor for a message: a stranger's can be long, or contain line breaks."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in name[:80])

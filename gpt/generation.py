@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gpt.engine import Engine, Sampler, engine_for, make_sampler
 from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM
-from gpt.sampling import SamplingParams, sample, sampling_probs
+from gpt.sampling import SamplingParams, check_no_nan, sample, sampling_probs
 from gpt.text_model import TextModel
 from gpt.tokenizer import StreamDecoder
 
@@ -257,7 +257,7 @@ class LanguageModel(TextModel):
         """How well the model predicts `text`, as a new document.
 
         Raises:
-            ValueError: If `text` has no character that the model knows.
+            ValueError: If `text` has no character that the model knows, or the model's logits are not finite.
         """
         return self._score(text, self._token_nll)
 
@@ -267,6 +267,7 @@ class LanguageModel(TextModel):
             raise ValueError(f"there is nothing to score in {text[:60]!r}: it has no character that this model knows")
         documents = self._score_documents(self._documents([self.start_id, *ids]), token_nll)
         nll = [nll for document in documents for nll in document]
+        check_no_nan(torch.tensor(nll))
         tokens = [self.tokenizer.decode([i]) for i in ids]
         bits = math.fsum(nll) / math.log(2) / len(self.tokenizer.decode(ids))
         return Score(tokens, nll, bits, unknown_chars)

@@ -16,6 +16,7 @@ from torch import Tensor
 from gpt.models.base import CausalLM
 from gpt.models.registry import family_of
 from gpt.models.transformer import GPT, Attention, Block, GPTConfig, apply_rotary_emb
+from gpt.sampling import check_no_nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ def inspect(model: CausalLM, ids: Tensor, queries: int = 1) -> Inspection:
         queries: How many of the last positions to keep: 1 for what predicts the next token, T for whole T x T matrices.
 
     Raises:
-        ValueError: If the model has no attention, there are no tokens, or `queries` is not in [1, T].
+        ValueError: If the model has no attention, there are no tokens, `queries` is not in [1, T], or a number is NaN.
     """
     gpt = _require_gpt(model)
     if ids.ndim != 1 or not len(ids):
@@ -79,6 +80,7 @@ def inspect(model: CausalLM, ids: Tensor, queries: int = 1) -> Inspection:
         x = x + block.mlp(block.post_attention_layernorm(x))  # what to make of it
         weights.append(layer_weights[:, -queries:].clone())  # a copy, which does not keep the whole matrix
         hidden_states.append(x[-queries:])
+    check_no_nan(hidden_states[-1])
     return Inspection(torch.stack(weights).cpu(), torch.stack(hidden_states).cpu())
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+NOT_FINITE_MESSAGE = "the model computes numbers that are not finite, so it has no probabilities here; use another model"
 MAX_NEW_TOKENS = 100_000
 MAX_SEED = 2**32 - 1  # an exact number in JavaScript and other languages
 
@@ -102,6 +103,12 @@ def format_forced(forced: tuple[tuple[int, int], ...]) -> str:
     return ",".join(f"{index}.{token}" for index, token in forced)
 
 
+def check_no_nan(numbers: Tensor) -> None:
+    """Raises ValueError if a number that a model computed is NaN, as after an overflow of huge weights."""
+    if numbers.isnan().any():
+        raise ValueError(NOT_FINITE_MESSAGE)
+
+
 def apply_temperature(logits: Tensor, temperature: float | Tensor) -> Tensor:
     """Divide logits (..., V) by the temperature.
 
@@ -168,9 +175,13 @@ def sample_from_probs(probs: Tensor, uniform: Tensor | float) -> Tensor:
 
     Returns:
         Token ids (...).
+
+    Raises:
+        ValueError: If they are not probabilities, because the logits of the model are not finite.
     """
     cumulative = probs.cumsum(dim=-1)
     uniform = torch.as_tensor(uniform, dtype=probs.dtype)[..., None]
+    check_no_nan(cumulative[..., -1])
     return torch.searchsorted(cumulative / cumulative[..., -1:], uniform, right=True)[..., 0]
 
 

@@ -5,16 +5,39 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from gpt.files import read_text
 
 NEWLINE = "\n"  # a text without a prompt starts after it
 BYTE_LEVEL_NEWLINE = "Ċ"  # the same in a byte-level vocabulary, in which a letter stands for each byte (as in GPT-2)
 # A tokenizer must encode and decode these without a change. They show a prefix space, collapsed or stripped spaces, changed
 # case, normalized characters and tokens that are not text.
 ROUND_TRIP_SAMPLES = ("a", " a  B\n\n\tc. \r\n", "don't . , !", "e\u0301 ﬁ Å 日本語\u3000👩\u200d👧 \ufffd")
+
+MAX_FILE_BYTES = 16_000_000  # of a tokenizer.json; GPT-2's has 3.6 million
+MAX_TOKENS = 2**18  # the largest vocabulary that a config allows
+MAX_ADDED_TOKENS = 1_000
+MAX_TOKEN_CHARS = 256  # GPT-2's longest token has 128
+# What a tokenizer.json may contain: what this project and GPT-2's authors write, and a word for each character. Other components
+# can change, repeat or lose a part of a text, take hours, or crash the process. Switches (booleans) are not compared.
+COMPONENTS: dict[str, tuple[Any, ...]] = {
+    "normalizer": ({},),
+    "pre_tokenizer": ({}, {"type": "ByteLevel"}, {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated"}),
+    "decoder": ({"type": "Fuse"}, {"type": "ByteLevel"}),
+}
+MODELS = {"BPE": {"vocab", "merges", "unk_token"}, "WordLevel": {"vocab", "unk_token"}}  # and their options
+NOT_A_TOKENIZER = "it is not a tokenizer file"
+
+
+class Tokens(Protocol):
+    """The tokens of a text: their ids, and the characters that each stands for."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
 
 
 class Encoded(NamedTuple):
@@ -72,29 +95,33 @@ class Tokenizer:
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # words keep the space before them
         backend.decoder = decoders.ByteLevel()
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        backend.train_from_iterator([text], trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False))
+        trainer = trainers.BpeTrainer(
+            vocab_size=size, initial_alphabet=alphabet, max_token_length=MAX_TOKEN_CHARS, show_progress=False
+        )
+        backend.train_from_iterator([text], trainer)
         if (actual := backend.get_vocab_size()) != size:
             raise ValueError(f"the text gives {actual} tokens, not {size}: it has no more pairs to merge")
         return cls(backend)
 
     @classmethod
     def from_file(cls, path: Path) -> "Tokenizer":
-        """Open a tokenizer.json. Raises ValueError like `from_json`."""
-        try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
-        except UnicodeDecodeError:
-            raise ValueError("it is not a tokenizer file") from None
+        """Open a tokenizer.json. Raises ValueError like `from_json`, and OSError if it cannot be read."""
+        return cls.from_json(read_text(path, MAX_FILE_BYTES))
 
     @classmethod
     def from_json(cls, content: str) -> "Tokenizer":
-        """Open the content of a tokenizer.json.
+        """Open the content of a tokenizer.json, which may come from a stranger.
+
+        Truncation, padding and post-processors are left out: this project encodes without special tokens.
 
         Raises:
-            ValueError: If it is not a tokenizer, if its ids do not count up from 0, if it has no token for a newline, or if
-                a text changes when it is encoded and decoded.
+            ValueError: If it is not a tokenizer, if it has components that `COMPONENTS` and `MODELS` do not list, if a size is
+                out of range, if its ids do not count up from 0, if it has no token for a newline, or if a text changes when
+                it is encoded and decoded.
         """
-        with _library_errors("it is not a tokenizer file"):
-            tokenizer = cls(tokenizers.Tokenizer.from_str(content))
+        document = _checked_document(content)
+        with _library_errors(NOT_A_TOKENIZER):
+            tokenizer = cls(tokenizers.Tokenizer.from_str(json.dumps(document)))
         if sorted(tokenizer.vocab.values()) != list(range(len(tokenizer))):
             raise ValueError("its ids do not count up from 0")
         if tokenizer._newline not in tokenizer.vocab:
@@ -145,8 +172,12 @@ class Tokenizer:
         """
         unknown_chars = "".join(c for c in dict.fromkeys(text) if not self._is_known(c))
         known = text.translate(dict.fromkeys(map(ord, unknown_chars)))
+        return Encoded(self._tokenize(known).ids, unknown_chars)
+
+    def _tokenize(self, text: str) -> Tokens:
+        """Encode a text of known characters."""
         with _library_errors("the tokenizer fails on this text; give another one"):
-            return Encoded(self.backend.encode(known, add_special_tokens=False).ids, unknown_chars)
+            return self.backend.encode(text, add_special_tokens=False)  # type: ignore[no-any-return]
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """The characters of `text` that each token of `encode(normalize(text))` stands for: the first, and the one after.
@@ -156,10 +187,8 @@ class Tokenizer:
         """
         characters = [(i, c) for i, original in enumerate(text) for c in self.normalize(original)]
         known = [(i, c) for i, c in characters if self._is_known(c)]
-        with _library_errors("the tokenizer fails on this text; give another one"):
-            offsets = self.backend.encode("".join(c for _, c in known), add_special_tokens=False).offsets
         spans, last = [], 0
-        for start, end in offsets:
+        for start, end in self._tokenize("".join(c for _, c in known)).offsets:
             start = min(start, last)  # a post-processor may leave out the spaces around a word
             last = max(end, start + 1)
             spans.append((known[start][0], known[last - 1][0] + 1))
@@ -203,6 +232,47 @@ def name_characters(characters: str, most: int = 20) -> str:
         for c in characters[:most]
     ]
     return " ".join(names) + (" …" if len(characters) > most else "")
+
+
+def _checked_document(content: str) -> dict[str, Any]:
+    """The parts of a tokenizer.json that are used, as `from_json` allows them. Raises ValueError for others."""
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError(f"it has more than {MAX_FILE_BYTES:,} characters")
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        raise ValueError(NOT_A_TOKENIZER) from None
+    if not isinstance(document, dict) or not isinstance(model := document.get("model"), dict):
+        raise ValueError(NOT_A_TOKENIZER)
+    added = document.get("added_tokens") or []
+    _check_tokens(model.get("vocab"), added)
+    for name, allowed in COMPONENTS.items():
+        if _without_switches(document.get(name)) not in allowed:
+            raise ValueError(f"its {name} is not supported; a byte-level tokenizer like GPT-2's, or one of characters, is")
+    kind = model.get("type", "BPE" if "merges" in model else None)  # GPT-2's own file does not name it
+    if not isinstance(kind, str) or not _without_switches(model).keys() <= MODELS.get(kind, set()) | {"type"}:
+        raise ValueError(f"its model is not supported; plain {' and '.join(MODELS)} are")
+    return {"version": "1.0", "added_tokens": added, "model": model} | {name: document.get(name) for name in COMPONENTS}
+
+
+def _without_switches(component: Any) -> Any:
+    """A component of a tokenizer.json without its booleans and empty values; {} for null."""
+    if not isinstance(component, dict):
+        return {} if component is None else component
+    return {name: value for name, value in component.items() if value not in (None, "") and type(value) is not bool}
+
+
+def _check_tokens(vocab: Any, added: Any) -> None:
+    """Raises ValueError if the vocabulary or the added tokens of a tokenizer.json are malformed, too many or too long."""
+    if not isinstance(vocab, dict) or not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
+        raise ValueError(NOT_A_TOKENIZER)
+    if len(vocab) > MAX_TOKENS or len(added) > MAX_ADDED_TOKENS:
+        raise ValueError(f"it has more than {MAX_TOKENS:,} tokens, or more than {MAX_ADDED_TOKENS:,} added ones")
+    for token in (*vocab, *(token.get("content") for token in added)):
+        if not isinstance(token, str) or not 0 < len(token) <= MAX_TOKEN_CHARS:
+            raise ValueError(f"a token has no text, or more than {MAX_TOKEN_CHARS} characters")
+    if any(token.get(name) for token in added for name in ("single_word", "lstrip", "rstrip")):
+        raise ValueError("an added token takes in the spaces around it, or only matches a word, which is not supported")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from gpt.sampling import MAX_SEED, check_param, random_seed
+from gpt.sampling import MAX_SEED, check_no_nan, check_param, random_seed
 
 Order = Literal["confident", "random", "blocks"]
 MAX_STEPS = 1024
@@ -126,6 +126,9 @@ def draw_tokens(logits: Tensor, temperature: float, generator: torch.Generator) 
 
     Returns:
         Tokens (N,), and the logarithms (N,) of the model's own probabilities for them, in float64.
+
+    Raises:
+        ValueError: If a logit is NaN.
     """
     exact = logits.double()
     uniform = torch.rand(len(logits), 1, dtype=torch.float64, generator=generator)
@@ -134,7 +137,9 @@ def draw_tokens(logits: Tensor, temperature: float, generator: torch.Generator) 
     else:
         cumulative = (exact / temperature).softmax(dim=-1).cumsum(dim=-1)
         tokens = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp(max=logits.shape[-1] - 1)
-    return tokens[:, 0], exact.log_softmax(dim=-1).gather(-1, tokens)[:, 0]
+    logprobs = exact.log_softmax(dim=-1).gather(-1, tokens)[:, 0]
+    check_no_nan(logprobs)
+    return tokens[:, 0], logprobs
 
 
 def choose_places(logprobs: Tensor, count: int, params: UnmaskingParams, generator: torch.Generator) -> Tensor:

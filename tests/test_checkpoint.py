@@ -1,7 +1,6 @@
 import json
 import os
 import struct
-from pathlib import Path
 
 import pytest
 import safetensors
@@ -9,6 +8,7 @@ import safetensors.torch
 import torch
 
 import gpt.checkpoint
+import gpt.tokenizer
 from gpt import GPTConfig, LatentModel, SamplingParams, Tokenizer, load
 from gpt.checkpoint import NEEDED, CheckpointError, atomic_write, names, save
 from gpt.models.registry import MODEL_REGISTRY
@@ -195,7 +195,11 @@ def test_missing_file_is_named(folder, name, is_folder):
 
 @pytest.mark.parametrize(
     ("name", "owner", "method"),
-    [("config.json", Path, "read_text"), ("tokenizer.json", Path, "read_text"), ("model.safetensors", safetensors, "safe_open")],
+    [
+        ("config.json", gpt.checkpoint, "read_text"),
+        ("tokenizer.json", gpt.tokenizer, "read_text"),
+        ("model.safetensors", safetensors, "safe_open"),
+    ],
 )
 def test_unreadable_file_is_named(folder, name, owner, method, monkeypatch):
     original = getattr(owner, method)
@@ -313,6 +317,21 @@ def test_every_flipped_bit_is_found(folder):
             assert damage_of(folder).startswith(f"{path} is damaged or does not fit ("), (place, bit)
     path.write_bytes(content)
     assert load(folder).num_parameters > 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_named(tiny_gpt, tokenizer, tmp_path, value):
+    tiny_gpt.model["norm"].weight.data[3] = value
+    save(tmp_path / "tiny", tiny_gpt, tokenizer)
+    path = tmp_path / "tiny" / "model.safetensors"
+    assert damage_of(path.parent) == f"{path} is damaged or does not fit (model.norm.weight contains numbers that are not finite)"
+
+
+def test_weights_of_another_kind_are_named(folder, tiny_gpt):
+    weights = tiny_gpt.state_dict()
+    weights["model.norm.weight"] = weights["model.norm.weight"].long()
+    safetensors.torch.save_file(weights, folder / "model.safetensors")
+    assert "model.norm.weight is stored as torch.int64, which does not fit torch.float32" in damage_of(folder)
 
 
 def test_weights_without_a_sha256_open(folder, tiny_gpt):

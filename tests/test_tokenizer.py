@@ -96,7 +96,7 @@ def test_other_files_are_rejected(content):
 
 def test_binary_file_is_rejected(tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"^it is not a tokenizer file$"):
+    with pytest.raises(ValueError, match=r"^it is not UTF-8$"):
         Tokenizer.from_file(tmp_path / "tokenizer.json")
 
 
@@ -105,7 +105,7 @@ def test_binary_file_is_rejected(tmp_path):
     [
         ('"b": 2', '"b": 7', "its ids do not count up from 0"),
         ('"\\n": 0', '"c": 0', "it has no token for a newline"),
-        ('"Fuse"', '"Strip", "content": "a", "start": 1, "stop": 0', "it does not keep a text as it is"),
+        ('"Fuse"', '"Strip", "content": "a", "start": 1, "stop": 0', "its decoder is not supported"),
     ],
 )
 def test_unusable_vocabularies_are_rejected(old, new, reason):
@@ -163,7 +163,7 @@ def test_special_tokens_truncation_and_padding_are_not_applied(bpe, text, change
     ],
 )
 def test_tokenizer_that_changes_a_text_is_rejected_with_a_sentence(bpe, change):
-    with pytest.raises(ValueError, match=r"^it (does not keep a text as it is: [^\n]*|has no token for a newline[^\n]*)$"):
+    with pytest.raises(ValueError, match=r"^(it does not keep a text as it is: |its \w+ is not supported; )[^\n]*$"):
         Tokenizer.from_json(changed(bpe, change))
 
 
@@ -175,17 +175,17 @@ def test_regular_expression_that_fails_on_a_text_is_a_value_error(capfd):
     backend = Backend(models.BPE(vocab={"\n": 0, "a": 1, "b": 2}, merges=[]))
     backend.decoder = decoders.Fuse()
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(HOSTILE), "isolated")
-    tokenizer = Tokenizer.from_json(backend.to_str())
+    tokenizer = Tokenizer(backend)
     assert tokenizer.decode(tokenizer.encode("ab").ids) == "ab"
     with pytest.raises(ValueError, match=r"^the tokenizer fails on this text; give another one$"):
         tokenizer.encode("a" * 60 + "b")
 
 
-def test_regular_expression_that_fails_when_the_file_is_opened_is_a_value_error(bpe, capfd):
+def test_regular_expression_of_a_stranger_is_refused(bpe):
     hostile = json.loads(bpe.files()["tokenizer.json"])
     split = {"type": "Split", "pattern": {"Regex": r"^(\X+)+\d$"}, "behavior": "Isolated", "invert": False}
     hostile["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, hostile["pre_tokenizer"]]}
-    with pytest.raises(ValueError, match=r"^[^\n]*$"):
+    with pytest.raises(ValueError, match="its pre_tokenizer is not supported"):
         Tokenizer.from_json(json.dumps(hostile))
 
 

@@ -20,6 +20,7 @@ from gpt import hub, load
 from gpt.checkpoint import FILES, HUB_ID, NEEDED, WEIGHTS, CheckpointError, download, names, open_folder
 from gpt.models.registry import Ability, ModelFamily, family_of
 from gpt.scheduler import BatchScheduler
+from ui.isolated_tokenizer import IsolatedTokenizer
 
 PINNED_MODELS = WEIGHTS / "hub.json"  # {repo: commit}: what a Space offers from the Hub, next to the models under weights/
 MAX_MODEL_BYTES = 100_000_000  # of a model that a visitor may open
@@ -236,7 +237,9 @@ class _Download:
             raise CheckpointError(f"{repo} has {size:,.0f} MB; this page opens models of up to {most:,.0f} MB")
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as self.folder:
             folder = download(repo, commit, Path(self.folder), hub.NullProgress, False)
-            entry = ModelEntry(id, open_folder(folder, repo, repo, "give another model, or tell its author"), {}, repo, commit)
+            lm = open_folder(folder, repo, repo, "give another model, or tell its author")
+        lm.tokenizer = IsolatedTokenizer(lm.tokenizer.backend)
+        entry = ModelEntry(id, lm, {}, repo, commit)
         if "writes" not in entry.family.abilities:
             raise CheckpointError(f"{repo} is {entry.family.title}; this page opens models that write from left to right")
         with _lock:

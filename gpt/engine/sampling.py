@@ -2,14 +2,11 @@
 
 import ctypes
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from gpt.engine.binding import load_library
-
-if TYPE_CHECKING:
-    from gpt.sampling import SamplingParams
+from gpt.sampling import NOT_FINITE_MESSAGE, SamplingParams
 
 NO_MEMORY, NOT_FINITE = 1, 2  # as in sampling.h
 
@@ -20,7 +17,7 @@ class Sampling(ctypes.Structure):
     _fields_ = (*((name, ctypes.c_double) for name in ("temperature", "top_p", "min_p")), ("top_k", ctypes.c_int64))
 
     @classmethod
-    def of(cls, params: "SamplingParams") -> "Sampling":
+    def of(cls, params: SamplingParams) -> "Sampling":
         """The fields that choose a token."""
         return cls(params.temperature, params.top_p, params.min_p, min(params.top_k, 2**62))
 
@@ -36,7 +33,7 @@ class Sampler:
         self._sample = library.sample
 
     def __call__(
-        self, logits: Tensor, params: Sequence["SamplingParams"], uniform: Sequence[float], forced: Sequence[int | None]
+        self, logits: Tensor, params: Sequence[SamplingParams], uniform: Sequence[float], forced: Sequence[int | None]
     ) -> tuple[list[int], list[float]]:
         """Sample a token for each sequence of a batch.
 
@@ -50,7 +47,7 @@ class Sampler:
             Token ids, and the natural logarithm of the model's own probability for each.
 
         Raises:
-            FloatingPointError: If a logit is NaN or infinity.
+            ValueError: If the highest logit of a row is infinite, or a logit is NaN.
             MemoryError: If an allocation fails.
         """
         count, vocab_size = logits.shape
@@ -65,7 +62,7 @@ class Sampler:
 def check_status(status: int) -> None:
     """Raises the error that a function of the library returned, if any."""
     if status == NOT_FINITE:
-        raise FloatingPointError("the model's logits are not finite; its weights are damaged")
+        raise ValueError(NOT_FINITE_MESSAGE)
     if status == NO_MEMORY:
         raise MemoryError("there is not enough memory for another token")
 

@@ -24,7 +24,7 @@ from gpt.generation import BatchGenerator, LanguageModel, Score
 from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM, check_line_sizes, config_from_dict
 from gpt.models.lstm import LSTMState
 from gpt.models.registry import ModelFamily, register
-from gpt.sampling import SamplingParams
+from gpt.sampling import SamplingParams, check_no_nan
 
 MAX_SIZES = {"vocab_size": 2**18, "hidden_size": 2**14, "embedding_size": 2**14, "latent_size": 2**10}
 MAX_DECODED_TOKENS = 256
@@ -153,6 +153,9 @@ class VAE(CausalLM):
         Args:
             z: (B, Z).
             generator: For sampling at temperature 1, on the CPU; None decodes greedily.
+
+        Raises:
+            ValueError: If a logit is NaN.
         """
         eos_token_id = self.config.eos_token_id
         state, token = self.state_from(z), torch.full((len(z), 1), eos_token_id, device=z.device)
@@ -160,6 +163,7 @@ class VAE(CausalLM):
         ended = torch.zeros(len(z), 1, dtype=torch.bool, device=z.device)
         while len(tokens) < MAX_DECODED_TOKENS and not ended.all():
             logits, state = self(token, state)
+            check_no_nan(logits)
             if generator is None:
                 token = logits[:, -1].argmax(dim=-1, keepdim=True)
             else:
