@@ -1,4 +1,4 @@
-"""The command line: `python -m gpt` generates text, `python -m gpt export` writes a model as a PyTorch program.
+"""The command line: `python -m gpt` generates text, `python -m gpt export` writes a model for other programs.
 
 The prompt and the generated text go to stdout, everything else to stderr.
 """
@@ -29,6 +29,7 @@ WRITING = ("prompt", *(field.name for field in fields(SamplingParams)))  # what 
 UNMASKING = ("prompt", "max_new_tokens", "samples", "fill", *(field.name for field in fields(UnmaskingParams)))
 DRAWING = ("samples", "seed")
 SAMPLES, MAX_SAMPLES = 10, 10_000  # lines, where a model draws lines
+OPENS_IN = {"pt2": "PyTorch", "gguf": "llama.cpp"}  # formats of `export`
 P = TypeVar("P", SamplingParams, UnmaskingParams)
 
 
@@ -89,16 +90,19 @@ def parser() -> argparse.ArgumentParser:
         "--order", metavar="NAME", help=f"which places to reveal first: {', '.join(get_args(Order))} (default: that of the model)"
     )
 
-    commands = top.add_subparsers(dest="command", metavar="export", help="write a model as a PyTorch program instead")
+    commands = top.add_subparsers(dest="command", metavar="export", help="write a model for other programs instead")
     to_file = commands.add_parser(
         "export",
-        description="Write a model as one file that needs only PyTorch. Opening a .pt2 file runs code in it: "
-        "open only files that you made or whose author you trust.",
+        description="Write a model for PyTorch only (pt2) or llama.cpp (gguf). Opening "
+        "a .pt2 file runs code in it: open only files that you made or whose author you trust.",
     )
     to_file.add_argument("folder", help="the model: a name under weights/, a folder, or a Hub id such as user/repo")
-    to_file.add_argument("--out", required=True, type=Path, metavar="FILE.pt2", help="the file to write")
+    to_file.add_argument("--format", choices=[*OPENS_IN], default="pt2", help="(default: %(default)s)")
+    to_file.add_argument("--out", required=True, type=Path, metavar="PATH", help="what to write: FILE.pt2 or FILE.gguf")
     to_file.add_argument(
-        "--compile", action="store_true", help="compile it to machine code for this kind of processor, in a minute or two"
+        "--compile",
+        action="store_true",
+        help="compile a .pt2 file to machine code for this kind of processor, in a minute or two",
     )
     return top
 
@@ -227,11 +231,19 @@ def check_samples(samples: int) -> int:
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write a .pt2 file."""
-    from gpt.export import export
+    """Write a model in another format."""
+    if args.compile and args.format != "pt2":
+        raise ValueError(f"--compile is for --format pt2, not {args.format}; leave it out")
+    lm = load(args.folder)
+    if args.format == "gguf":
+        from gpt.gguf import export_gguf
 
-    export(load(args.folder), args.out, args.compile)
-    print(f"{args.out} ({args.out.stat().st_size / 1e6:.1f} MB) needs only PyTorch", file=sys.stderr)
+        export_gguf(lm, args.out)
+    else:
+        from gpt.export import export
+
+        export(lm, args.out, args.compile)
+    print(f"{args.out} ({args.out.stat().st_size / 1e6:.1f} MB) opens in {OPENS_IN[args.format]}", file=sys.stderr)
 
 
 def main() -> None:

@@ -65,10 +65,7 @@ def export(lm: LanguageModel, out: Path, compiled: bool = False) -> None:
         ValueError: If the model cannot be exported, `out` is no name for a new .pt2 file or cannot be written, or
             `compiled` is set and no C++ compiler works.
     """
-    if out.suffix != ".pt2":
-        raise ValueError(f"{out} must end in .pt2, the suffix of PyTorch programs")
-    if out.exists():
-        raise ValueError(f"{out} exists; remove it, or choose another --out")
+    check_out(out, ".pt2")
     family = family_of(lm.model.config)
     state_class = family.functional_state
     if state_class is None:
@@ -98,8 +95,33 @@ def export(lm: LanguageModel, out: Path, compiled: bool = False) -> None:
     else:
         program._example_inputs = None  # they are as large as a cache, and pickled
         torch.export.save(program, content, extra_files=files)
-    try:
+    with write_errors(out):
         atomic_write(out, content.getvalue())
+
+
+def check_out(out: Path, suffix: str) -> None:
+    """Raises ValueError if `out` exists or does not end in `suffix`."""
+    if out.suffix != suffix:
+        raise ValueError(f"{out} must end in {suffix or 'no suffix: it is a folder'}; choose another --out")
+    if os.path.lexists(out):
+        raise ValueError(f"{out} exists; remove it, or choose another --out")
+
+
+def check_is_gpt(lm: LanguageModel) -> None:
+    """Raises ValueError if other programs do not know the family of the model."""
+    family = family_of(lm.model.config)
+    if not family.in_transformers:
+        known = " and ".join(other.name for other in MODEL_REGISTRY.values() if other.in_transformers)
+        raise ValueError(
+            f"{lm.name} is {family.title}, which other programs do not know; models of the kind {known} can be exported"
+        )
+
+
+@contextmanager
+def write_errors(out: Path) -> Iterator[None]:
+    """Turn an OSError into a ValueError that names `out`."""
+    try:
+        yield
     except OSError as error:
         raise ValueError(f"{out} cannot be written ({error.strerror or error}); choose another --out") from None
 
