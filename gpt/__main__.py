@@ -12,7 +12,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from gpt.checkpoint import CheckpointError, load
+from gpt.checkpoint import load
+from gpt.command_line import command_errors
 from gpt.generation import LanguageModel
 from gpt.models.diffusion import GAP, TextDiffusion
 from gpt.models.registry import family_of
@@ -248,15 +249,9 @@ def export(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run the command. Errors end it with one sentence and exit status 1."""
-    args = parser().parse_args()
-    try:
+    with command_errors("python -m gpt"):
+        args = parser().parse_args()
         (export if args.command == "export" else generate)(args)
-    except (ValueError, CheckpointError) as error:
-        sys.exit(f"python -m gpt: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:  # the reader has closed the pipe, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -142,6 +142,8 @@ def test_torchrun_with_one_process_is_a_single_process(monkeypatch):
 
 
 def test_every_process_needs_a_gpu(monkeypatch):
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -211,6 +213,7 @@ def test_errors_of_all_processes_are_printed_by_the_main_one(command, monkeypatc
     def refuse(_):
         raise error
 
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setattr(program, "pick_device", refuse)
     run = command("python -m train", program.main)

@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import os
 import shlex
 import signal
 import sys
@@ -11,12 +10,13 @@ from collections.abc import Callable, Generator
 from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from tqdm import tqdm
 
-from gpt import CheckpointError, LanguageModel, LatentModel, TextDiffusion, load
+from gpt import LanguageModel, LatentModel, TextDiffusion, load
+from gpt.command_line import command_errors, number_type
 from gpt.hub import HubError
 from gpt.models.registry import MODEL_REGISTRY, family_of
 from gpt.sampling import MAX_SEED
@@ -25,7 +25,7 @@ from train.comparison import compare
 from train.configs import TRAIN_CONFIGS, DiffusionTrainConfig, TrainConfig
 from train.counting import FIT_FUNCTIONS
 from train.data import SOURCES, TextDataset, TokenizedDataset, encode_documents, load_dataset, target_text
-from train.distributed import DistributedContext
+from train.distributed import DistributedContext, is_main_process
 from train.evaluate import EvalResult, evaluate
 from train.mixture import fit_mixture
 from train.publish import publish
@@ -38,36 +38,16 @@ from train.trainer import Budget, EndEvent, EvalEvent, Event, MessageEvent, Prog
 DEFAULT_MINUTES = 20.0
 BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {elapsed} < {remaining}{postfix}"
 TTY_INTERVAL_S, LOG_INTERVAL_S = 0.1, 30  # between two updates of the progress bar
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # not all on Windows
 BOUNDS: dict[str, Callable[..., EvalResult]] = {"vae": iwae_bound, "diffusion": evaluate_bound}  # by name of the family
-T = TypeVar("T", int, float)
 
 
-def option_type(convert: Callable[[str], T], is_allowed: Callable[[T], bool], allowed: str) -> Callable[[str], T]:
-    """An argparse type for numbers in a range.
-
-    Args:
-        convert: `int` or `float`.
-        is_allowed: Whether a number is in the range.
-        allowed: The range in words, for the error message.
-    """
-
-    def parse(text: str) -> T:
-        try:
-            value = convert(text)
-        except ValueError:
-            value = None
-        if value is None or not is_allowed(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not allowed; give {allowed}")
-        return value
-
-    return parse
-
-
-COUNT = option_type(int, lambda n: n > 0, "a whole number above 0")
-MINUTES = option_type(float, lambda x: 0 < x < math.inf, "a number above 0")
-SEED = option_type(int, lambda n: 0 <= n <= MAX_SEED, f"a whole number from 0 to {MAX_SEED}")
-PROBABILITY = option_type(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
-NATS = option_type(float, lambda x: 0 <= x < math.inf, "a number from 0 up")
+MAX_COUNT, MAX_MINUTES = 1_000_000_000, 525_600  # a year
+COUNT = number_type(int, lambda n: 0 < n <= MAX_COUNT, f"a whole number from 1 to {MAX_COUNT:,}")
+MINUTES = number_type(float, lambda x: 0 < x <= MAX_MINUTES, f"a number above 0, up to {MAX_MINUTES:,} (a year)")
+SEED = number_type(int, lambda n: 0 <= n <= MAX_SEED, f"a whole number from 0 to {MAX_SEED}")
+PROBABILITY = number_type(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
+NATS = number_type(float, lambda x: 0 <= x < math.inf, "a number from 0 up")
 
 # Options that set a field of the same name of a training configuration, for the families that have it: type and help.
 CONFIG_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
@@ -328,7 +308,8 @@ def show_events(
 ) -> None:
     """Print the events of a run.
 
-    From the first step on, SIGINT (Ctrl-C) ends the run between two steps, with its state saved.
+    From the first step on, Ctrl-C ends the run between two steps, with its state saved, and so do the other `STOP_SIGNALS`. A
+    SIGHUP that `nohup` has turned off stays off.
 
     Args:
         events: The run.
@@ -337,29 +318,32 @@ def show_events(
         has_likelihood: Whether held-out losses are likelihoods, or divergences of samples.
 
     Raises:
-        SystemExit: With status 130, if the run was interrupted.
+        SystemExit: If the run was interrupted, with the status that shells give the signal: 130 for Ctrl-C.
     """
-    interrupted = False
+    received = 0  # number of the signal
 
-    def on_interrupt(*_: object) -> None:
-        nonlocal interrupted
-        interrupted = True
+    def on_signal(number: int, _: object) -> None:
+        nonlocal received
+        received = number
 
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     with EventPrinter(distributed.is_main_process, has_likelihood) as printer:
         try:
             for event in events:
                 if isinstance(event, StepEvent):
-                    signal.signal(signal.SIGINT, on_interrupt)
+                    for number, handler in handlers.items():
+                        if number == signal.SIGINT or handler is not signal.SIG_IGN:
+                            signal.signal(number, on_signal)
                 printer.show(event)
                 # The sum makes all processes stop at the same step, whichever was interrupted.
-                if not isinstance(event, EndEvent) and distributed.sum(interrupted):
+                if not isinstance(event, EndEvent) and distributed.sum(received):
                     events.close()
                     model = "" if (out / TRAINING).is_file() else f" before the first evaluation, so {out} holds no model yet"
                     printer.write(f"Stopped{model}. Continue with the same command and --resume.")
-                    sys.exit(130)
+                    sys.exit(128 + (received or signal.SIGINT))
         finally:
-            signal.signal(signal.SIGINT, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 class EventPrinter:
@@ -494,26 +478,15 @@ def publish_command(args: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
-def describe_error(error: Exception) -> str:
-    """An error as one sentence."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename} cannot be read or written ({error.strerror})"
-    return str(error)
-
-
 def main() -> None:
     """Run the command line."""
-    args = build_parser().parse_args()
-    try:
-        args.handler(args)
-    except (ValueError, OSError, CheckpointError, HubError) as error:
-        # All processes raise the same ValueError, which the main one prints; an OSError may concern one machine only.
-        silent = int(os.environ.get("RANK", "0")) > 0 and isinstance(error, ValueError)
-        sys.exit(1 if silent else f"python -m train: {describe_error(error)}")
-    except KeyboardInterrupt:  # before the first step
-        sys.exit(130)
-    finally:
-        DistributedContext.leave()
+    # All processes raise the same ValueError, which the main one prints; an OSError may concern only this one.
+    with command_errors("python -m train", HubError, is_silent=lambda e: isinstance(e, ValueError) and not is_main_process()):
+        args = build_parser().parse_args()
+        try:
+            args.handler(args)
+        finally:
+            DistributedContext.leave()
 
 
 if __name__ == "__main__":

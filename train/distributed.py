@@ -6,6 +6,7 @@ pass, which gains nothing for models this small, and would wrap the module that 
 """
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+MAX_PROCESSES = 4096
+START_WITH_TORCHRUN = "start the run with torchrun, which sets it, or unset WORLD_SIZE"
 
 
 class WorkerLostError(ValueError):
@@ -36,19 +40,32 @@ class DistributedContext:
         """Connect to the other processes, if torchrun has started any.
 
         Raises:
+            OSError: If an environment variable of torchrun is missing or wrong, which concerns this process only.
             ValueError: If there are fewer GPUs than processes.
         """
-        size = int(os.environ.get("WORLD_SIZE", "1"))
+        size = _read_variable("WORLD_SIZE", 1, MAX_PROCESSES, "1")
         if size == 1:
             return cls()
+        _read_variable("RANK", 0, size - 1)
+        _read_variable("MASTER_PORT", 1, 65_535)
+        address = os.environ.get("MASTER_ADDR", "")
+        try:
+            socket.getaddrinfo(address or "?", None)  # PyTorch would try for minutes
+        except OSError:
+            raise OSError(f"MASTER_ADDR is {address[:60]!r}, which is no address; {START_WITH_TORCHRUN}") from None
         if device == "cuda":
-            local_size, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+            local_size, gpus = _read_variable("LOCAL_WORLD_SIZE", 1, size), torch.cuda.device_count()
+            local_rank = _read_variable("LOCAL_RANK", 0, local_size - 1)
             if local_size > gpus:
                 raise ValueError(
                     f"{local_size} processes need a GPU each and there are {gpus}; start fewer, or give --device cpu"
                 )
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+            torch.cuda.set_device(local_rank)
+        try:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+        except (RuntimeError, ValueError):  # such as an address that is in use, or unknown
+            place = f"{address}:{os.environ['MASTER_PORT']}"
+            raise OSError(f"the processes of this run cannot meet at {place}; {START_WITH_TORCHRUN}") from None
         return cls(dist.get_rank(), size)
 
     @staticmethod
@@ -102,6 +119,20 @@ class DistributedContext:
         yield
         if self.is_main_process:
             self.sum(0)
+
+
+def is_main_process() -> bool:
+    """Whether this process prints what all processes would; known before they are connected."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
+def _read_variable(name: str, least: int, most: int, default: str = "") -> int:
+    """A whole number in the environment, which torchrun sets. Raises OSError if it is missing or out of range."""
+    text = os.environ.get(name, default)
+    if not text.isdecimal() or len(text) > 9 or not least <= int(text) <= most:
+        state = f"is {text[:20]!r}" if text else "is missing"
+        raise OSError(f"{name} {state}; it must be a whole number from {least} to {most:,}: {START_WITH_TORCHRUN}")
+    return int(text)
 
 
 @contextmanager
