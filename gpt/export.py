@@ -221,7 +221,7 @@ def open_program(path: str | os.PathLike[str]) -> LanguageModel:
         metadata, config, tokenizer = _read_metadata(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error}); {hint}") from None
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError):
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, LookupError, TypeError):
         raise CheckpointError(f"{path} is damaged or was not written by `python -m gpt export`; {hint}") from None
     from torch.export.pt2_archive import _package
 
@@ -239,9 +239,17 @@ def open_program(path: str | os.PathLike[str]) -> LanguageModel:
 def _read_metadata(path: Path) -> tuple[dict[str, Any], Config, Tokenizer]:
     """Read model.json, config and tokenizer of a .pt2 file, before any code in it runs."""
     with zipfile.ZipFile(path) as archive:
+        if any(file.compress_type != zipfile.ZIP_STORED for file in archive.infolist()):  # its content could have any size
+            raise ValueError("PyTorch compresses nothing")
         if damaged := archive.testzip():  # compares every byte with its checksum
             raise ValueError(f"{damaged} is damaged")
         content = json.loads(archive.read(EXTRA + "model.json"))
         tokenizer = Tokenizer.from_json(archive.read(EXTRA + "tokenizer.json").decode())
-    metadata = {key: content[key] for key in ("name", "config", "context_length", "state", "compiled", "torch")}
-    return metadata, parse_config(metadata["config"]), tokenizer
+    types = {"name": str, "config": dict, "context_length": int, "state": list, "compiled": bool, "torch": str}
+    metadata = {key: content[key] for key in types}
+    config = parse_config(metadata["config"])
+    if any(type(metadata[key]) is not kind for key, kind in types.items()) or len(tokenizer) != config.vocab_size:
+        raise ValueError("its facts do not fit")
+    if any(type(size) is not int or size < 1 for shape in metadata["state"] for size in shape) or metadata["context_length"] < 1:
+        raise ValueError("its sizes do not fit")
+    return metadata, config, tokenizer

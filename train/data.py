@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from gpt import Tokenizer
 from gpt.checkpoint import WEIGHTS, CheckpointError, atomic_write
-from train.text_files import decode_text
+from train.text_files import MAX_FILE_BYTES, decode_text, read_text_file
 
 SHIPPED_TEXTS = WEIGHTS / "texts"  # the sources, compressed; only in a checkout of the repository, like the models
 TRAIN_SHARE = 0.9
@@ -187,11 +187,13 @@ def load_dataset(data: str, is_lines: bool = False) -> TextDataset:
         content = _read_shipped(data, source) if _shipped_path(data).is_file() else _download(data, source)
     else:
         try:
-            content = Path(data).read_bytes()
+            content = read_text_file(Path(data))
         except OSError as error:
             raise ValueError(
                 f"no text could be read from {data!r} ({error.strerror}); give a file, or one of: {', '.join(SOURCES)}"
             ) from None
+        except ValueError as error:
+            raise ValueError(f"{data} cannot be used: {error}") from None
     try:
         return TextDataset.from_bytes(name, content, is_lines or bool(source and source.is_lines), source)
     except ValueError as error:
@@ -231,13 +233,14 @@ def _download(name: str, source: DatasetSource) -> bytes:
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == source.sha256:
         return path.read_bytes()
     try:
-        with urllib.request.urlopen(source.url, timeout=DOWNLOAD_TIMEOUT_S) as response:  # noqa: S310 (from SOURCES)
-            total = int(response.headers.get("Content-Length") or 0) or None
-            with tqdm(total=total, unit="B", unit_scale=True, desc=f"downloading {name}") as bar:
-                content = b""
-                while chunk := response.read(1 << 16):
-                    content += chunk
-                    bar.update(len(chunk))
+        with (
+            urllib.request.urlopen(source.url, timeout=DOWNLOAD_TIMEOUT_S) as response,  # noqa: S310 (from SOURCES)
+            tqdm(total=response.length, unit="B", unit_scale=True, desc=f"downloading {name}") as bar,
+        ):
+            content = b""
+            while len(content) <= MAX_FILE_BYTES and (chunk := response.read(1 << 16)):
+                content += chunk
+                bar.update(len(chunk))
     except (OSError, HTTPException) as error:  # OSError: URLError, a timeout, a broken connection
         if isinstance(error, HTTPError):
             error.close()  # it holds the connection

@@ -48,6 +48,7 @@ from train.trainer import (
 TRAINING = "training.json"
 RESUME = "resume.pt"
 SAVE_INTERVAL_S = 60  # between two resume files: the most that a killed run loses
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError)  # raised for a resume file of another form
 M = TypeVar("M", bound=Model)
 CHECK_CHARS = 64  # of a text whose nll is recorded, to identify the weights
 PACKAGES = ("torch", "safetensors", "tokenizers", "numpy")  # whose versions a run records
@@ -147,9 +148,9 @@ def train(
 
     with distributed.main_process_first():
         if resume:
-            saved = _read_resume(out / RESUME, identity)
-            progress_facts = saved["progress"]
-            trainer.load_state_dict(saved["trainer"], same_budget=progress_facts["budget"] == settings["budget"])
+            if distributed.is_main_process:
+                remove_temporary_files(out)
+            progress_facts = _resume(out / RESUME, identity, trainer, settings["budget"])
             if progress_facts["finished"] and trainer.progress == 1:
                 raise ValueError(
                     f"the run in {out} is finished after {trainer.step} steps; give a larger budget to train it further"
@@ -412,7 +413,7 @@ def load_trained(name: str, dataset: TextDataset) -> tuple[LanguageModel, dict[s
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         sha256, is_lines, _ = facts["data"]["sha256"], "lines" in facts["data"], MODEL_REGISTRY[facts["kind"]]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         raise CheckpointError(f"{path} is missing or damaged; give a model that `python -m train run` wrote here") from None
     if not isinstance(lm, LanguageModel):
         title = MODEL_REGISTRY[facts["kind"]].title
@@ -504,20 +505,56 @@ def _native_bfloat16() -> bool:
     return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
-def _read_resume(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """Read a resume file. Raises ValueError if there is none, if it is damaged, or if it has other settings."""
+def remove_temporary_files(out: Path) -> None:
+    """Remove what `atomic_write` left in the folder of a run that was killed."""
+    for path in out.glob(".*"):
+        name, _, pid = path.name[1:].rpartition(".")
+        if pid.isdecimal() and (out / name).suffix in (".pt", ".json", ".safetensors", ".svg", ".md"):
+            path.unlink()
+
+
+def _resume(path: Path, identity: dict[str, Any], trainer: Trainer, budget: dict[str, float]) -> dict[str, Any]:
+    """Continue from a resume file.
+
+    Args:
+        path: The file.
+        identity: The settings that it must have.
+        trainer: Gets the saved state.
+        budget: That of this run.
+
+    Returns:
+        The facts about the progress of the run.
+
+    Raises:
+        ValueError: If there is no such file, if it is damaged, or if it has other settings.
+    """
     if not path.is_file():
         raise ValueError(f"there is nothing to resume in {path.parent}: {path.name} is missing")
+    damaged = f"{path} is damaged; remove the folder and train again"
     try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if saved.keys() != {"identity", "progress", "trainer"}:
-            raise ValueError
-    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, pickle.UnpicklingError):
-        raise ValueError(f"{path} is damaged; remove the folder and train again") from None
-    changed = [name for name in identity | saved["identity"] if saved["identity"].get(name) != identity.get(name)]
-    if changed:
-        before, now = ({name: side.get(name) for name in changed} for side in (saved["identity"], identity))
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        before, progress = dict(saved["identity"]), dict(saved["progress"])
+    except (*DAMAGE, EOFError, RecursionError, pickle.UnpicklingError):
+        raise ValueError(damaged) from None
+    if changed := [name for name in identity | before if before.get(name) != identity.get(name)]:
+        then, now = ({name: side.get(name) for name in changed} for side in (before, identity))
         raise ValueError(
-            f"the run in {path.parent} has {before}, not {now}; resume it with the same settings, except for the budget"
+            f"the run in {path.parent} has {then}, not {now}; resume it with the same settings, except for the budget"
         )
-    return saved
+    try:
+        _check_progress(progress)
+        trainer.load_state_dict(saved["trainer"], same_budget=progress["budget"] == budget)
+    except DAMAGE:
+        raise ValueError(damaged) from None
+    return progress
+
+
+def _check_progress(progress: dict[str, Any]) -> None:
+    """Raises ValueError if the facts about the progress of a run have another form than `train` gives them."""
+    types = {"started": str, "budget": dict, "finished": bool, "curve": list, "replay": list}
+    points = progress["curve"]
+    if any(type(progress[name]) is not kind for name, kind in types.items()) or types.keys() != progress.keys():
+        raise ValueError
+    if any(type(point[name]) not in (int, float) for point in points for name in ("step", "seconds", "train", "held_out")):
+        raise ValueError
+    json.dumps(progress)  # refuses tensors

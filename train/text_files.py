@@ -1,7 +1,10 @@
 """Text files as people have them: with or without a byte order mark, with line ends of any system, or no text at all."""
 
 import codecs
+import stat
+from pathlib import Path
 
+MAX_FILE_BYTES = 100_000_000  # of a text to train on; its tokens take a hundred times as much memory
 MAX_TEXT_BYTES = 2_000_000  # of a text that is trained on in the page
 SIGNATURES = {  # how files start that are mistaken for a text
     b"%PDF": "a PDF",
@@ -12,6 +15,23 @@ SIGNATURES = {  # how files start that are mistaken for a text
     b"{\\rtf": "a rich text document",
 }
 SAVE_AS_TEXT = "open it and save it as plain text (.txt, UTF-8)"
+
+
+def read_text_file(path: Path) -> bytes:
+    """The content of a regular file: a pipe or device may never end.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is no regular file, or larger than `MAX_FILE_BYTES`.
+    """
+    info = path.stat()
+    if not stat.S_ISREG(info.st_mode):
+        raise ValueError(f"it is {'a folder' if stat.S_ISDIR(info.st_mode) else 'a pipe or a device'}; give a file")
+    with open(path, "rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)  # files under /proc say that they are empty
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError(f"it has more than {MAX_FILE_BYTES:,} bytes; give a part of it")
+    return content
 
 
 def decode_text(content: bytes, errors: str = "strict") -> str:

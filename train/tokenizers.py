@@ -52,7 +52,10 @@ def make_tokenizer(name: str, dataset: TextDataset) -> Tokenizer:
     if name == "gpt2":
         return _gpt2()
     try:
-        return Tokenizer.from_file(Path(name))
+        path = Path(name)
+        if path.exists() and not path.is_file():  # a pipe or device may never end
+            raise ValueError("it is not a file")
+        return Tokenizer.from_file(path)
     except OSError as error:
         raise ValueError(
             f"no tokenizer could be read from {name!r} ({error.strerror}); give a {TOKENIZER_FILE}, or one of: char, bpe:N, gpt2"

@@ -3,7 +3,7 @@
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,24 @@ FIRST_EVAL = 0.01  # share of the budget, but at most the following, so that a r
 FIRST_EVAL_STEPS, FIRST_EVAL_MINUTES = 10, 1 / 12
 REPLAY_STEPS = (0, *(unit * 10**power for power in range(1, 7) for unit in (1, 3)))  # 0, 10, 30, 100, 300...
 ROUNDING = 1e-6  # less than a step, as a share of the time between two evaluations
+
+
+def _are_numbers(values: Any) -> bool:
+    return all(type(value) in (int, float) for value in values)
+
+
+# The attributes of a trainer that a resumed run continues with, and what they may be.
+RESUMED: dict[str, Callable[[Any], bool]] = {
+    "step": lambda n: type(n) is int and n >= 0,
+    "tokens": lambda n: type(n) is int and n >= 0,
+    "seconds": lambda x: type(x) is float and 0 <= x < math.inf,
+    "best": lambda x: type(x) is float,
+    "next_evaluation": lambda x: type(x) is float,
+    "losses": lambda losses: type(losses) is list and _are_numbers(losses),
+    "evaluated": lambda point: point is None or (type(point) is tuple and len(point) == 3 and _are_numbers(point)),
+    "replayed": lambda n: type(n) is int,
+    "timings": lambda timings: type(timings) is dict and _are_numbers(timings.values()),
+}
 
 
 @dataclass(frozen=True)
@@ -437,11 +455,10 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """What a later run needs to continue from here: tensors and plain numbers."""
-        names = ("step", "tokens", "seconds", "best", "next_evaluation", "losses", "evaluated", "replayed", "timings")
         return {
             "module": self.task.module.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            **{name: getattr(self, name) for name in names},
+            **{name: getattr(self, name) for name in RESUMED},
         }
 
     def load_state_dict(self, state: dict[str, Any], same_budget: bool = True) -> None:
@@ -451,11 +468,19 @@ class Trainer:
             state: The saved state.
             same_budget: Whether the budget is the one it was saved with. With another one, the learning rate, which is a
                 function of the share of the budget that is used, jumps to that of the new share.
+
+        Raises:
+            ValueError: Or LookupError, TypeError, AttributeError or RuntimeError, if `state` is that of another task, or damaged.
         """
+        if any(not is_valid(state[name]) for name, is_valid in RESUMED.items()):
+            raise ValueError("the state has other types than `state_dict` gives it")
         self.task.module.load_state_dict(state["module"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        for name in state.keys() - {"module", "optimizers"}:
+            for p, buffers in optimizer.state.items():
+                if any(isinstance(buffer, Tensor) and buffer.ndim and buffer.shape != p.shape for buffer in buffers.values()):
+                    raise ValueError("the state of an optimizer has another shape than the weights")
+        for name in RESUMED:
             setattr(self, name, state[name])
         if not same_budget:
             self.next_evaluation = self.progress + (1 - ROUNDING) * self.eval_interval
