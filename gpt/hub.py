@@ -3,7 +3,9 @@
 It uses the library's own client, cache and settings, and changes none of them.
 """
 
+import logging
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +18,10 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 from tqdm import tqdm
 
+SLOW_S = 3.0  # after which the log says that the Hub is slow
 READ_TIMEOUT_S = 10.0  # without a byte from the Hub; the library's own default for metadata
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+logger = logging.getLogger(__name__)
 Token = str | bool | None  # None: the token of this machine's user, if there is one. False: anonymous
 
 
@@ -57,13 +61,21 @@ class RepoFiles:
 
 @contextmanager
 def translate_hub_errors(repo: str, revision: str | None = None) -> Iterator[None]:
-    """Raise a HubError for what `huggingface_hub` raises about `repo`."""
+    """Raise a HubError for what `huggingface_hub` raises about `repo`, and log a warning if it takes longer than `SLOW_S`."""
+    host = urlsplit(constants.ENDPOINT).hostname
+    timer = threading.Timer(SLOW_S, logger.warning, (f"Still waiting for {host}, for {repo}.",))
+    timer.daemon = True
+    timer.start()
     try:
         yield
     except (OSError, ValueError, httpx2.HTTPError) as error:
         raise _hub_error(error, repo, revision) from None
     except RuntimeError as error:  # a failed upload
         raise _hub_error(error.__cause__ or error, repo, revision) from None
+    except (LookupError, TypeError, AttributeError):  # the library reads answers as the Hub should give them
+        raise HubError(f"{host} gave an answer that is not of the Hub's form; check HF_ENDPOINT, or try again later") from None
+    finally:
+        timer.cancel()
 
 
 def _hub_error(error: BaseException, repo: str, revision: str | None) -> HubError:

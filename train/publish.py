@@ -5,12 +5,13 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard, errors
+from huggingface_hub.utils import validate_repo_id
 
 from gpt import CheckpointError
 from gpt.checkpoint import (
@@ -46,6 +47,7 @@ SPACE_FILES = (  # what a Space runs, apart from the weights
     "weights/texts/*.xz",
 )
 SPACE_FOLDERS = re.compile(r"(gpt|ui|train|weights)/")  # where files of an older page are deleted
+BRANCH = re.compile(r"(?!.*(\.\.|//|\.lock$|[./]$))(?!refs/)\w[\w./-]{0,199}", re.ASCII)
 TORCH = "torch>=2.8,<2.12  # the versions that ZeroGPU supports\n"
 HARDWARE: Any = "zero-a10g"  # what free accounts get; the owner may change it in the settings of the Space
 TOLERANCE_NATS = 1e-3  # between processors and versions of PyTorch, results differ by about 1e-5
@@ -83,7 +85,7 @@ def stage_files(folder: Path, repo: str, staging_dir: Path) -> Files:
             math.isclose(a, b, abs_tol=TOLERANCE_NATS) for a, b in zip(nll, expected, strict=True)
         )
         (staging_dir / "README.md").write_text(render_card(facts, repo), encoding="utf-8")
-    except (ValueError, LookupError, TypeError, AttributeError):  # JSON with anything in it
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):  # JSON with anything in it
         raise CheckpointError(f"{folder / 'training.json'} is damaged, or of an older version; train the model again") from None
     if not is_same:
         raise CheckpointError(
@@ -147,8 +149,10 @@ def publish(
             published and the Space not.
     """
     for name in filter(None, (repo, space)):
-        if not HUB_ID.fullmatch(name):
+        if not is_hub_id(name):
             raise HubError(f"{name!r} cannot be a Hub id; give one like user/name")
+    if not BRANCH.fullmatch(branch):
+        raise HubError(f"{branch!r} cannot be a branch; give a name like main")
     if space and private:
         raise HubError("a Space can only open a public model; leave out --private or --space")
     with TemporaryDirectory() as staging_dir:
@@ -183,6 +187,14 @@ def publish(
         if space:
             page = space_files(folder, (base_commit if needs_base else {}) | {repo: commit})
             yield _upload(api, space, "space", page, "main", private, is_new=not existing_space)[1]
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether the Hub can have a repository of this name."""
+    with suppress(errors.HFValidationError):
+        validate_repo_id(name)
+        return HUB_ID.fullmatch(name) is not None  # unlike the library's own rules, with a user
+    return False
 
 
 def find_base_commit(repo: str, base: BaseModel, folder: Path, token: str | None = None) -> dict[str, str]:
@@ -251,7 +263,6 @@ def _upload(api: HfApi, repo: str, repo_type: str, files: Files, branch: str, pr
             revision=branch,
             parent_commit=head.sha,
         )
+        message = f"{url} is published, at {commit.oid[:8]}."
         undo.pop_all()
-    if commit.oid == head.sha:
-        return commit.oid, f"{url} is up to date: nothing was uploaded."
-    return commit.oid, f"{url} is published, at {commit.oid[:8]}."
+    return commit.oid, f"{url} is up to date: nothing was uploaded." if commit.oid == head.sha else message
