@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from gpt.engine import Engine, Sampler, engine_for, make_sampler
-from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM
+from gpt.engine import Sampler, engine_for, make_sampler
+from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM, StepEngine
 from gpt.sampling import SamplingParams, check_no_nan, sample, sampling_probs
 from gpt.text_model import TextModel
 from gpt.tokenizer import StreamDecoder
@@ -154,7 +154,7 @@ class LanguageModel(TextModel):
         return self._score(text, partial(LanguageModel._token_nll, self)).nll
 
     @cached_property
-    def _engine(self) -> Engine | None:
+    def _engine(self) -> StepEngine | None:
         return engine_for(self.model)
 
     @cached_property

@@ -1,7 +1,7 @@
-"""ctypes binding of kernel.c, which is compiled on this machine at its first use.
+"""ctypes binding of kernel.c, and the library of all kernels, which is compiled on this machine at its first use.
 
 PyTorch spends most of a small model's time on the overhead of calling operators. The kernel computes one decode step, a
-token for each sequence, in one call, on the model's own weights and KV caches, and releases the GIL meanwhile. Where it
+token for each sequence, in one call, on the model's own weights and states, and releases the GIL meanwhile. Where it
 cannot run (no C compiler, another model, device or dtype), `CausalLM.forward` computes the same.
 """
 
@@ -16,15 +16,17 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING
 
 import platformdirs
 import torch
 from torch import Tensor
 
-from gpt.models.base import CausalLM
+from gpt.models.base import CausalLM, StepEngine
 from gpt.models.registry import family_of
-from gpt.models.transformer import GPT, RotatingKVCache
+
+if TYPE_CHECKING:
+    from gpt.models.transformer import GPT, RotatingKVCache
 
 SOURCES = tuple(sorted(Path(__file__).parent.glob("*.[ch]")))
 COMPILERS = ("cc", "gcc", "clang")
@@ -80,14 +82,14 @@ class _Sequence(ctypes.Structure):
 
 
 class Engine:
-    """Computes decode steps of one GPT with the C kernel. Made by `engine_for`.
+    """Computes decode steps of one GPT with the C kernel.
 
     Args:
         model: The model; its weights must be contiguous float32 on the CPU.
         library: The compiled kernel.
     """
 
-    def __init__(self, model: GPT, library: ctypes.CDLL) -> None:
+    def __init__(self, model: "GPT", library: ctypes.CDLL) -> None:
         config = model.config
         self.vocab_size, self._step = config.vocab_size, library.step
         # The kernel has only pointers: these references keep the memory alive.
@@ -106,7 +108,7 @@ class Engine:
             ctypes.addressof(self._layers),
         )
 
-    def forward(self, tokens: Sequence[int], caches: Sequence[RotatingKVCache]) -> Tensor:
+    def forward(self, tokens: Sequence[int], caches: "Sequence[RotatingKVCache]") -> Tensor:
         """Read one token of each sequence.
 
         Results do not depend on the other sequences in the batch, to the last bit.
@@ -122,8 +124,7 @@ class Engine:
             IndexError: If a token id is not in [0, V).
             MemoryError: If an allocation fails.
         """
-        if not all(0 <= token < self.vocab_size for token in tokens):
-            raise IndexError(f"the tokens are {list(tokens)}; each must be from 0 to {self.vocab_size - 1}")
+        check_tokens(tokens, self.vocab_size)
         logits = torch.empty(len(tokens), self.vocab_size)
         sequences = (_Sequence * len(tokens))()
         for sequence, token, cache in zip(sequences, tokens, caches, strict=True):
@@ -135,24 +136,30 @@ class Engine:
         return logits
 
 
+def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
+    """Raises IndexError if a token id is not in [0, vocab_size)."""
+    if not all(0 <= token < vocab_size for token in tokens):
+        raise IndexError(f"the tokens are {list(tokens)}; each must be from 0 to {vocab_size - 1}")
+
+
 def cores() -> int:
     """Number of CPUs that this process may use, which PyTorch's number of threads does not limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def engine_for(model: CausalLM) -> Engine | None:
-    """The engine of a model, or None where the kernel cannot run it.
+def engine_for(model: CausalLM) -> StepEngine | None:
+    """The engine of a model, or None where no kernel can run it.
 
     The engine sees in-place changes of the weights, but not parameters that are replaced by others.
     """
     family = family_of(model.config)
     # A subclass, or a compiled program with the same config, may compute something else.
-    if not family.has_c_kernel or type(model) is not family.model_class:
+    if not family.make_engine or type(model) is not family.model_class:
         return None
-    if any(p.device.type != "cpu" or p.dtype != torch.float32 or not p.is_contiguous() for p in model.parameters()):
+    if any(p.device.type != "cpu" or p.dtype not in family.kernel_dtypes or not p.is_contiguous() for p in model.parameters()):
         return None
     library = load_library()
-    return Engine(cast(GPT, model), library) if library else None
+    return family.make_engine(model, library) if library else None
 
 
 _libraries: dict[str | None, ctypes.CDLL | None] = {}  # by compiler
@@ -199,6 +206,9 @@ def _load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(os.fspath(path))
     library.step.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
     library.sample.argtypes = (ctypes.c_int64, ctypes.c_int64, *[ctypes.c_void_p] * 5)
+    for step in (library.lstm_step, library.ngram_step):
+        step.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
+    library.mix.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_float)
     return library
 
 

@@ -8,9 +8,10 @@
    Shapes: B sequences, L layers, C channels (hidden_size), F intermediate_size, V vocabulary, nh query heads,
    nkv key/value heads, hs head size, W sliding window. Arrays are row-major. */
 
+#include "kernel.h"
+
 #include <math.h>
 #include <pthread.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,7 +40,6 @@ typedef float Vec4 __attribute__((vector_size(16), aligned(4), may_alias));
 #endif
 
 enum {
-    BLOCK_SIZE = 16,    /* sequences per block: their activations stay in the L1 and L2 caches */
     MIN_PER_THREAD = 4, /* sequences: fewer are not worth the start of a thread, about 20 us */
     MAX_THREADS = 64,
 };
@@ -61,8 +61,6 @@ typedef struct {
     float *keys, *values; /* (L, nkv, W, hs) with a layer every `layer_stride` floats; position p is in slot p % W */
     int64_t layer_stride;
 } Sequence;
-
-#define INLINE static inline __attribute__((always_inline))
 
 INLINE Vec load(const float *x) { return *(const Vec *)x; }
 
@@ -143,8 +141,7 @@ INLINE void matmul_2x4(float *y, int64_t stride, const float *x, const float *w,
     store_sums(y + stride, second, x + n, w, n, i, add);
 }
 
-/* y (rows, outs) = or += x (rows, n) @ w (outs, n)^T */
-static void matmul(float *y, const float *x, const float *w, int64_t rows, int64_t n, int64_t outs, int add) {
+void matmul(float *y, const float *x, const float *w, int64_t rows, int64_t n, int64_t outs, int add) {
     int64_t o = 0;
     for (; o + 8 <= outs; o += 8) {
         int64_t r = 0;
@@ -184,27 +181,7 @@ static void weighted_sum(float *y, const float *p, const float *v, int64_t count
     }
 }
 
-/* exp(x) as 2^k times a polynomial of the remainder (Cephes' expf). Compilers vectorize it, unlike the C library's. */
-INLINE float fast_exp(float x) {
-    union {
-        float value;
-        uint32_t bits;
-    } power;
-    x = x > 88 ? 88 : x < -87 ? -87 : x;
-    power.value = x * 1.44269504f + 12582912; /* adding 1.5 * 2^23 rounds x / ln 2 to an integer k in the low bits */
-    float k = power.value - 12582912;
-    power.bits = (power.bits + 127) << 23; /* 2^k: the biased exponent, in [1, 254] */
-    x = x - k * 0.693359375f + k * 2.12194440e-4f; /* ln 2 in two parts */
-    float y = 1.9875691500e-4f;
-    y = y * x + 1.3981999507e-3f;
-    y = y * x + 8.3334519073e-3f;
-    y = y * x + 4.1665795894e-2f;
-    y = y * x + 1.6666665459e-1f;
-    y = y * x + 5.0000001201e-1f;
-    return (y * x * x + x + 1) * power.value;
-}
-
-static void softmax(float *x, int64_t n) {
+void softmax(float *x, int64_t n) {
     float max = x[0], sum = 0, maxes[LANES], sums[LANES] = {0};
     int64_t i = 0;
     for (int j = 0; j < LANES; j++) maxes[j] = max;

@@ -170,6 +170,25 @@ class TensorState:
         return sum(tensor.nbytes for tensor in self.tensors())
 
 
+class StepEngine(Protocol):
+    """Computes decode steps of one model in C (`gpt.engine`)."""
+
+    def forward(self, tokens: Sequence[int], states: Sequence[Any]) -> Tensor:
+        """Read one token of each sequence.
+
+        Args:
+            tokens: One token id for each sequence.
+            states: One state with a batch of one for each sequence; updated in place.
+
+        Returns:
+            Logits (B, V) of the next token, which do not depend on the other sequences in the batch.
+
+        Raises:
+            IndexError: If a token id is not in [0, V).
+            MemoryError: If an allocation fails.
+        """
+
+
 class Model(nn.Module):
     """Base of every model: it is built from a config.
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpt.engine.lstm import LSTMEngine
 from gpt.models.base import (
     UNBOUNDED_CONTEXT,
     CausalLM,
@@ -104,5 +105,6 @@ register(
         explain=_explain,
         memory=_memory,
         storage_dtype=torch.float16,
+        make_engine=lambda model, library: LSTMEngine(library, model.embed_tokens, model.lstm, model.lm_head),
     )
 )

@@ -4,6 +4,7 @@ Two models that err in different places predict better together than either does
 `train/mixture.py`.
 """
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpt.engine import engine_for
+from gpt.engine.mixture import MixtureEngine
 from gpt.models.base import CausalLM, Config, State
 from gpt.models.registry import ModelFamily, build_model, family_of, parse_config, register
 
@@ -119,6 +122,11 @@ class Mixture(CausalLM):
         return log_probs, MixtureState((first_state, second_state))
 
 
+def _make_engine(model: Mixture, library: ctypes.CDLL) -> MixtureEngine | None:
+    first, second = (engine_for(part) for part in model.parts.children())
+    return MixtureEngine(library, (first, second), model.config.weight) if first and second else None
+
+
 def _explain(config: MixtureConfig, unit: str) -> str:
     first, second = (family_of(part).title for part in config.parts)
     return f"Averages the probabilities of {first} and {second}: where one is wrong, the other is often right."
@@ -135,5 +143,7 @@ register(
         description="The weighted mean of the predictions of two models",
         explain=_explain,
         storage_dtype=torch.float16,
+        make_engine=_make_engine,
+        kernel_dtypes=frozenset({torch.float32, torch.int64, torch.float16}),
     )
 )

@@ -10,6 +10,7 @@ ones first. The id of a continuation is the id of its context times V, plus 1 to
 adjacent in one sorted table and are found by binary search.
 """
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpt.engine.ngram import NGramEngine
 from gpt.models.base import CausalLM, TensorState, check_eos_token_id, config_from_dict
 from gpt.models.registry import ModelFamily, register
 
@@ -255,6 +257,10 @@ def _explain(config: NGramConfig, unit: str) -> str:
     )
 
 
+def _make_engine(model: NGram, library: ctypes.CDLL) -> NGramEngine:
+    return NGramEngine(library, model.config.vocab_size, model.config.order, model.ngram_ids, model.probs)
+
+
 register(
     ModelFamily(
         name="ngram",
@@ -265,5 +271,7 @@ register(
         task=None,
         description="A table of what followed the last few {unit}s",
         explain=_explain,
+        make_engine=_make_engine,
+        kernel_dtypes=frozenset({torch.int64, torch.float16}),
     )
 )

@@ -4,13 +4,14 @@ A family registers itself at the end of its file under `gpt/models/`. Checkpoint
 the model cards and the page read everything that depends on the family from its entry.
 """
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
-from gpt.models.base import Config, Model
+from gpt.models.base import Config, Model, StepEngine
 
 # What a family can do: continue a text token by token (the contract of `CausalLM`), draw lines, encode a line as a latent vector,
 # fill gaps in a text.
@@ -38,7 +39,9 @@ class ModelFamily:
         storage_dtype: The dtype of its floating-point weights on disk. They are computed in float32.
         layer_dtype: That of the matrices in its layers, if it is another one.
         functional_state: Its state as tensors for `torch.export`, or None if it cannot be exported.
-        has_c_kernel: Whether `gpt.engine` runs it.
+        make_engine: (model, compiled kernels) -> what computes its decode steps in C. None if there is no kernel for it, or it
+            returns None for a model that the kernels cannot run.
+        kernel_dtypes: The dtypes of a model's parameters that its kernel reads.
         in_transformers: Whether transformers opens its folder.
         has_attention: Whether `gpt.inspection` shows its attention weights and hidden states.
         has_pair_table: Whether it is a table of pairs, whose counts `recover_counts` returns.
@@ -60,7 +63,8 @@ class ModelFamily:
     storage_dtype: torch.dtype = torch.float32
     layer_dtype: torch.dtype | None = None
     functional_state: Any = None
-    has_c_kernel: bool = False
+    make_engine: Callable[[Any, ctypes.CDLL], StepEngine | None] | None = None
+    kernel_dtypes: frozenset[torch.dtype] = frozenset({torch.float32})
     in_transformers: bool = False
     has_attention: bool = False
     has_pair_table: bool = False

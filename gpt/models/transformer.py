@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpt.engine import Engine
 from gpt.models.base import CausalLM, check_eos_token_id
 from gpt.models.registry import ModelFamily, register
 
@@ -429,7 +430,7 @@ register(
         explain=_explain,
         storage_dtype=torch.float16,
         functional_state=FunctionalKVCache,
-        has_c_kernel=True,
+        make_engine=Engine,
         in_transformers=True,
         has_attention=True,
     )

@@ -7,6 +7,7 @@ a z drawn from the prior decodes to a line, and so does a z between two lines.
 Shapes: B batch, T time, V vocabulary, C decoder width (hidden_size), E embedding size, Z latent size.
 """
 
+import ctypes
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from gpt.engine.lstm import LSTMEngine
 from gpt.generation import BatchGenerator, LanguageModel, Score
 from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM, check_line_sizes, config_from_dict
 from gpt.models.lstm import LSTMState
@@ -119,7 +121,7 @@ class VAE(CausalLM):
     def state_from(self, z: Tensor) -> VAEState:
         """The state of the decoder at the start of a line, from its latent vector z (B, Z)."""
         h, c = self.latent_to_state(z)[None].chunk(2, dim=-1)  # (1, B, C) each
-        return VAEState(z, LSTMState(h.tanh().contiguous(), c.contiguous()))
+        return VAEState(z.contiguous(), LSTMState(h.tanh().contiguous(), c.contiguous()))
 
     @torch.inference_mode()
     def init_state(self, rng: Iterator[float]) -> VAEState:
@@ -171,6 +173,17 @@ class VAE(CausalLM):
             tokens.append(token)
             ended |= token == eos_token_id
         return [[*row, eos_token_id][: [*row, eos_token_id].index(eos_token_id)] for row in torch.cat(tokens, dim=1).tolist()]
+
+
+class VAEEngine:
+    """Computes decode steps of a VAE's decoder in C. The arguments are those of `LSTMEngine`."""
+
+    def __init__(self, model: VAE, library: ctypes.CDLL) -> None:
+        self._decoder = LSTMEngine(library, model.decoder_embedding, model.decoder, model.lm_head)
+
+    def forward(self, tokens: Sequence[int], states: Sequence[VAEState]) -> Tensor:
+        """Read one token of each sequence, as `LSTMEngine.forward` does."""
+        return self._decoder.forward(tokens, [state.decoder for state in states], [state.z for state in states])
 
 
 def reparameterize(posterior: Normal, generator: torch.Generator) -> Tensor:
@@ -339,5 +352,6 @@ register(
         abilities=frozenset({"writes", "draws", "encodes"}),
         likelihood="bound",
         storage_dtype=torch.float16,
+        make_engine=VAEEngine,
     )
 )
