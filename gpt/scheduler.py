@@ -1,15 +1,17 @@
-"""Continuous batching for an asyncio server: one thread for each model steps the sequences of all requests together."""
+"""Continuous batching for an asyncio server: one thread steps the sequences of all requests, in a batch for each model."""
 
 import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from gpt.generation import BatchGenerator, GenerationStep, LanguageModel, Sequence
 
 UPDATE_INTERVAL_S = 0.1  # between two updates of one client; more often is slower for a browser, not smoother
 MAX_UPDATES_PER_S = 50  # of all clients together: each costs the server a good part of a step
+TURN_S = 0.01  # a step that takes longer counts as several, so that a slow model does not slow the others down
 
 
 class Request:
@@ -56,33 +58,78 @@ class Request:
             self.loop.call_soon_threadsafe(self.queue.put_nowait, item)
 
 
-class BatchScheduler:
-    """Steps the active requests of one model in one batch. Its thread runs while there are any.
+@dataclass(eq=False)
+class Batch:
+    """The requests of one model.
 
-    Args:
-        lm: The model.
+    Attributes:
+        generator: Steps their sequences.
+        clock: Steps so far, counted from when the scheduler started; longer ones count as several. The batch with the
+            lowest clock is next, so the texts of all models grow by one token a turn.
+        joining: Requests that are not in the generator yet.
+        active: Those that are.
     """
 
-    def __init__(self, lm: LanguageModel) -> None:
-        self.lm, self.lock = lm, threading.Lock()
-        self.waiting: list[Request] = []
-        self.active: list[Request] = []  # changed by the scheduler's thread only
+    generator: BatchGenerator
+    clock: float
+    joining: list[Request] = field(default_factory=list)
+    active: list[Request] = field(default_factory=list)
+
+    def step(self, interval: float) -> None:
+        """Let the requests that are done leave, and those that are new join; then generate a token for each.
+
+        Args:
+            interval: Seconds between two updates of a request.
+        """
+        for request in [request for request in self.active if request.is_done]:
+            self.generator.remove(request.sequence)
+            self.active.remove(request)
+            request.finish()
+        while self.joining:
+            request = self.joining.pop(0)
+            if request.is_done:
+                request.finish()
+            else:
+                self.active.append(request)
+                self.generator.insert(request.sequence)
+        if self.active:
+            steps, now = self.generator.step(), time.perf_counter()
+            for request, step in zip(self.active, steps, strict=True):
+                request.add(step, now, interval)
+
+    def fail(self, error: Exception) -> None:
+        """Deliver an error to all requests."""
+        for request in (*self.joining, *self.active):
+            request.put(error)
+        self.joining, self.active = [], []
+
+
+class BatchScheduler:
+    """Steps the requests of all models in turn. Its thread runs while there are any."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.waiting: list[tuple[LanguageModel, Request]] = []
+        self.batches: dict[LanguageModel, Batch] = {}  # changed by the scheduler's thread only
         self.is_running = False
 
-    async def stream(self, sequence: Sequence, tokens: int, stop: threading.Event) -> AsyncGenerator[list[GenerationStep]]:
+    async def stream(
+        self, lm: LanguageModel, sequence: Sequence, tokens: int, stop: threading.Event
+    ) -> AsyncGenerator[list[GenerationStep]]:
         """Continue a sequence; yields the first step at once, then the steps of each update interval together.
 
         Args:
-            sequence: From `LanguageModel.prefill`. It may be continued again only if this generator ended by itself.
+            lm: The model.
+            sequence: From `lm.prefill`. It may be continued again only if this generator ended by itself.
             tokens: Maximum number of tokens.
             stop: Ends the generation after the current step when it is set.
         """
         request = Request(sequence, tokens, stop)
         with self.lock:
-            self.waiting.append(request)
+            self.waiting.append((lm, request))
             if not self.is_running:
                 self.is_running = True
-                threading.Thread(target=self._run, daemon=True).start()
+                threading.Thread(target=self._run, name="scheduler", daemon=True).start()
         try:
             while (item := await request.queue.get()) is not None:
                 if isinstance(item, Exception):
@@ -92,40 +139,28 @@ class BatchScheduler:
             request.cancelled.set()
 
     def _run(self) -> None:
-        batch = BatchGenerator(self.lm)
-        while True:
-            active, done = self._admit()
+        while self._admit():
+            batch = min(self.batches.values(), key=lambda batch: batch.clock)
+            requests = sum(len(batch.active) + len(batch.joining) for batch in self.batches.values())
+            start = time.perf_counter()
             try:
-                self._step(batch, active, done)
+                batch.step(max(UPDATE_INTERVAL_S, requests / MAX_UPDATES_PER_S))
             except Exception as error:  # of any kind: the clients must not wait for ever
-                for request in (*active, *done):
-                    request.put(error)
-                    request.cancelled.set()
-                batch = BatchGenerator(self.lm)
-            if not active:
-                return
+                batch.fail(error)
+            batch.clock += max(1.0, (time.perf_counter() - start) / TURN_S)
 
-    def _admit(self) -> tuple[list[Request], list[Request]]:
-        """Admit the waiting requests; returns the active ones and those that are done.
+    def _admit(self) -> bool:
+        """Move the waiting requests into the batches of their models; returns whether there are any batches.
 
-        If none is active, another thread may start as soon as this returns.
+        If there are none, another thread may start as soon as this returns.
         """
+        self.batches = {lm: batch for lm, batch in self.batches.items() if batch.active or batch.joining}
         with self.lock:
-            requests, self.waiting = [*self.active, *self.waiting], []
-            done = [request for request in requests if request.is_done]  # decided once: it may change at any moment
-            self.active = [request for request in requests if request not in done]
-            self.is_running = bool(self.active)
-            return self.active, done
-
-    def _step(self, batch: BatchGenerator, active: list[Request], done: list[Request]) -> None:
-        for request in done:
-            batch.remove(request.sequence)
-            request.finish()
-        for request in active:
-            if request.sequence not in batch.sequences:
-                batch.insert(request.sequence)
-        if active:
-            steps = batch.step()
-            now, interval = time.perf_counter(), max(UPDATE_INTERVAL_S, len(active) / MAX_UPDATES_PER_S)
-            for request, step in zip(active, steps, strict=True):
-                request.add(step, now, interval)
+            for lm, request in self.waiting:
+                if lm not in self.batches:
+                    clock = min((batch.clock for batch in self.batches.values()), default=0.0)
+                    self.batches[lm] = Batch(BatchGenerator(lm), clock)
+                self.batches[lm].joining.append(request)
+            self.waiting = []
+            self.is_running = bool(self.batches)
+            return self.is_running

@@ -161,6 +161,13 @@ def free_port():
 @contextmanager
 def served(folder=ROOT, env=os.environ, arguments=(), port=None):
     """`python app.py` in a folder, as a process of its own; yields its address."""
+    with page_process(folder, env, arguments, port) as (address, _):
+        yield address
+
+
+@contextmanager
+def page_process(folder=ROOT, env=os.environ, arguments=(), port=None):
+    """Like `served`; yields the address and the process."""
     port = port or free_port()
     env = {**env, "GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
     command = [sys.executable, "app.py", *arguments]
@@ -175,6 +182,6 @@ def served(folder=ROOT, env=os.environ, arguments=(), port=None):
                     assert time.monotonic() < deadline, "the page did not open"
                     assert server.poll() is None
                     time.sleep(0.3)
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", server
         finally:
             server.terminate()

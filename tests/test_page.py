@@ -18,7 +18,7 @@ from gradio_client import Client
 from gpt import CheckpointError, SamplingParams
 from ui import model_registry, routes
 from ui.model_registry import add_local_model, default_model, get_model, list_models
-from ui.session import SessionStore
+from ui.session import SessionStore, scheduler
 
 
 @pytest.mark.browser
@@ -75,7 +75,6 @@ def test_closing_the_page_stops_generation(visit, slow_generation, monkeypatch):
     first = visit(reduced_motion="no-preference")
     first.set_number("length", 1000)
     first.generate()
-    scheduler = get_model("gpt-shakespeare").scheduler
     assert scheduler.is_running
     first.page.close()
     deadline = time.monotonic() + TIMEOUT_MS / 1000

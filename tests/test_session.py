@@ -13,10 +13,18 @@ from loops import run
 
 from gpt import SamplingParams, Tokenizer
 from gpt.distribution import encode_distribution
-from gpt.scheduler import BatchScheduler
+from gpt.scheduler import Batch, BatchScheduler
 from ui import model_registry
 from ui.model_registry import default_model, get_model, list_models
-from ui.session import MAX_PROMPT_CHARS, MAX_SESSIONS, MAX_TEXT_TOKENS, GenerationRequest, GenerationSession, SessionStore
+from ui.session import (
+    MAX_PROMPT_CHARS,
+    MAX_SESSIONS,
+    MAX_TEXT_TOKENS,
+    GenerationRequest,
+    GenerationSession,
+    SessionStore,
+    scheduler,
+)
 
 REQUEST = GenerationRequest(
     "bigram-shakespeare", "To be", SamplingParams(temperature=0.7, top_k=12, top_p=0.9, min_p=0.05, max_new_tokens=80, seed=11)
@@ -138,7 +146,7 @@ def test_text_stops_growing_when_its_last_reader_leaves(slow_generation):
     params = replace(REQUEST.params, max_new_tokens=stopped + 30)
     assert text_of(session) == get_model("bigram-shakespeare").lm.generate(REQUEST.prompt, params).text
     deadline = time.monotonic() + 30
-    while session.entry.scheduler.is_running:
+    while scheduler.is_running:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -171,7 +179,7 @@ def test_error_reaches_its_reader_and_the_next_one_starts_again(monkeypatch):
     session = GenerationSession(REQUEST)
     read(session, 0, 10)
     with monkeypatch.context() as patch:
-        patch.setattr(BatchScheduler, "_step", None)
+        patch.setattr(Batch, "step", None)
         with pytest.raises(TypeError):
             read(session, 10, 20)
     assert sum(read(session, 10, 20)) == 10

@@ -150,7 +150,7 @@ def test_text_of_an_ended_visit_stops_in_a_sentence(visitor, fake_worker, slow_g
         tab.post("visit/end", {})
         *_, last = lines
     assert "is over" in last
-    wait_until(lambda: not any("BatchScheduler" in thread.name or "_run" in thread.name for thread in threading.enumerate()), "")
+    wait_until(lambda: not any(thread.name == "scheduler" for thread in threading.enumerate()), "")
 
 
 def test_visit_ends_without_a_sign_of_life(visitor, monkeypatch):

@@ -46,7 +46,7 @@ class Limit:
             self._running.release()
 
 
-compute = Limit(running=2, waiting=64)  # everything but streams of text
+compute = Limit(running=2, waiting=256)  # everything but streams of text
 
 
 async def read_body(request: Request) -> dict[str, Any]:

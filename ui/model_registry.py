@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,6 @@ from typing import Any
 from gpt import hub, load
 from gpt.checkpoint import FILES, HUB_ID, NEEDED, WEIGHTS, CheckpointError, download, names, open_folder
 from gpt.models.registry import Ability, ModelFamily, family_of
-from gpt.scheduler import BatchScheduler
 from ui.isolated_tokenizer import IsolatedTokenizer
 
 PINNED_MODELS = WEIGHTS / "hub.json"  # {repo: commit}: what a Space offers from the Hub, next to the models under weights/
@@ -50,11 +49,6 @@ class ModelEntry:
     commit: str = ""
     folder: Path | None = None
     own_label: str = ""
-
-    @cached_property
-    def scheduler(self) -> BatchScheduler:
-        """Generates the texts of all its visitors."""
-        return BatchScheduler(self.lm)
 
     @property
     def family(self) -> ModelFamily:
@@ -172,6 +166,12 @@ def model_ids() -> list[str]:
     """The ids of all open models, those of the visitor included."""
     with _lock:
         return [*(entry.id for entry in list_models()), *_hub_models, *own_models.get()]
+
+
+def is_open(entry: ModelEntry) -> bool:
+    """Whether a model is not one from the Hub that was closed for another."""
+    with _lock:
+        return not entry.commit or entry in _shipped_models() or _hub_models.get(entry.id) is entry
 
 
 def get_model(id: str, ability: Ability | None = "writes") -> ModelEntry:

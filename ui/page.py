@@ -49,7 +49,7 @@ def build() -> gr.Blocks:
             if latent_models := morph.latent_models():
                 with _tab("morph", "Morph") as tab:
                     morph.build(tab, latent_models)
-        limits: dict[str, Any] = {"concurrency_id": "write", "concurrency_limit": 32}
+        limits: dict[str, Any] = {"concurrency_id": "write", "concurrency_limit": 128}
         add_endpoint(page, generate, "generate", **limits)
         add_endpoint(page, score, "score", **limits)
         add_endpoint(page, list_models, "list-models", queue=False)
@@ -58,7 +58,7 @@ def build() -> gr.Blocks:
         engine_names = gr.HTML("", elem_id="engines")
         page.load(engines, None, engine_names, api_visibility="private", show_progress="hidden", queue=False)
     threading.Thread(target=engines, daemon=True).start()  # compiles the C kernel on first use, which takes seconds
-    page.queue(max_size=64)  # further visitors are refused at once instead of waiting longer
+    page.queue(max_size=256)  # further visitors are refused at once instead of waiting longer
     return page
 
 

@@ -23,7 +23,7 @@ from ui.session import MAX_TEXT_TOKENS, GenerationRequest, GenerationSession, Se
 from ui.tabs import learn
 from ui.visits import visits
 
-streams = Limit(running=32, waiting=64)
+streams = Limit(running=128, waiting=128)
 downloads = Limit(running=2, waiting=16)
 sessions = SessionStore()
 visits.on_models_gone(lambda ids: sessions.remove_models(ids))

@@ -6,8 +6,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Container, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -15,16 +17,24 @@ import torch
 
 from gpt import LanguageModel, SamplingParams, Sequence
 from gpt.distribution import encode_distribution
+from gpt.generation import PREFILL_CHUNK
 from gpt.sampling import format_forced, parse_forced
+from gpt.scheduler import BatchScheduler
 from gpt.tokenizer import name_characters
-from ui.model_registry import get_model
+from ui.model_registry import get_model, is_open
 
 MAX_PROMPT_CHARS = 5_000
 MAX_TEXT_TOKENS = 5_000  # that one text may grow to
 MAX_RUN_TOKENS = 1_000  # that one press of a button generates
 MAX_TEMPERATURE = 2
-MAX_SESSIONS = 64  # texts that are kept; with the shipped models, up to 3.5 MB each. A forgotten one is generated again
+MAX_SESSIONS = 64  # texts that are kept; a forgotten one is generated again
+MAX_SESSION_BYTES = 64_000_000  # that they hold together; one of a shipped model holds up to 3.5 MB
+TOKEN_BYTES = 300  # of a token in memory, without its distribution
 LENGTH = SamplingParams().max_new_tokens
+
+scheduler = BatchScheduler()
+# A long prompt takes a second. So each length has a thread of its own, and short ones do not wait for long ones.
+_short_prompts, _long_prompts = ThreadPoolExecutor(1, "short-prompts"), ThreadPoolExecutor(1, "long-prompts")
 
 # The parameters of a link to a text, and how to parse them.
 LINK: dict[str, Callable[[str], Any]] = {
@@ -173,6 +183,12 @@ class GenerationSession:
         """How fast the text was generated so far, next to the texts of other visitors."""
         return len(self.tokens) / self._seconds if self._seconds else 0.0
 
+    @property
+    def nbytes(self) -> int:
+        """About how much memory it holds."""
+        tokens = len(self.tokens) * (TOKEN_BYTES + (len(self.tokens[0].distribution) if self.tokens else 0))
+        return tokens + (self._sequence.state.nbytes if self._sequence else 0)
+
     def remarks(self) -> list[str]:
         """What the visitor should know about this prompt, in sentences."""
         remarks, unknown_chars = [], self.unknown_chars
@@ -226,9 +242,11 @@ class GenerationSession:
         try:
             if (sequence := self._sequence) is None:
                 self.tokens, self._seconds = [], 0.0
-                sequence = await asyncio.to_thread(self.lm.prefill, self.request.prompt, self.request.params)
+                threads = _short_prompts if self.prompt_tokens <= PREFILL_CHUNK else _long_prompts
+                prefill = partial(self.lm.prefill, self.request.prompt, self.request.params)
+                sequence = await asyncio.get_running_loop().run_in_executor(threads, prefill)
             self._sequence = None  # the scheduler owns it until the stream ends
-            async with aclosing(self.entry.scheduler.stream(sequence, end - len(self.tokens), self._stop)) as batches:
+            async with aclosing(scheduler.stream(self.lm, sequence, end - len(self.tokens), self._stop)) as batches:
                 async for steps in batches:
                     encoded = encode_distribution(torch.stack([step.logits for step in steps]))
                     size = len(encoded) // len(steps)
@@ -260,9 +278,15 @@ class SessionStore:
             session = await asyncio.to_thread(GenerationSession, request)
             self._sessions.setdefault(key, session)
         self._sessions.move_to_end(key)
-        while len(self._sessions) > MAX_SESSIONS:
+        self._sessions = OrderedDict((k, s) for k, s in self._sessions.items() if k == key or is_open(s.entry))
+        while len(self._sessions) > 1 and (len(self._sessions) > MAX_SESSIONS or self.nbytes > MAX_SESSION_BYTES):
             self._sessions.popitem(last=False)
         return self._sessions[key]
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory the texts hold."""
+        return sum(session.nbytes for session in self._sessions.values())
 
     def remove_models(self, ids: Container[str]) -> None:
         """Forget the texts of some models; those that still grow end."""
