@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported: the page asks no other host
@@ -20,9 +21,13 @@ import torch
 from gpt import CheckpointError
 from ui import page
 from ui.lessons import LessonError
+from ui.memory import bound_allocator
 from ui.model_registry import add_local_model
+from ui.shutdown import shutdown
+from ui.visits import visits
 
 DEFAULT_PORT = 7860
+EXIT_S = 9.5  # from SIGTERM to the end; `docker stop` kills what runs for 10 seconds
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -70,6 +75,17 @@ def choose_port(port: int | None) -> int | None:
     return port
 
 
+def end(*_: object) -> None:
+    """End the page, as `docker stop` asks for: texts may finish, and the folders of the visits are deleted."""
+    watchdog = threading.Timer(EXIT_S, os._exit, (0,))  # Python waits for all threads, of which one may wait for the Hub
+    watchdog.daemon = True
+    watchdog.start()
+    shutdown.drain()
+    visits.end_all()
+    sys.exit()
+
+
+bound_allocator()
 # A second thread does not speed up a small model, and it would take a core from another visitor's.
 torch.set_num_threads(1)
 
@@ -91,6 +107,6 @@ LAUNCH: dict[str, Any] = {
 }
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # as `docker stop` sends it; the folders of the visits are deleted
+    signal.signal(signal.SIGTERM, end)
     # `gradio app.py` runs this file again after each change, while the page keeps its port.
     demo.launch(**LAUNCH, server_port=choose_port(options.port) if gr.NO_RELOAD else options.port)

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -20,6 +20,7 @@ from ui.endpoints import BUSY, BusyError, Limit, error_response, json_endpoint, 
 from ui.hub_panel import open_from_hub, open_models
 from ui.model_registry import ModelEntry, default_model
 from ui.session import MAX_TEXT_TOKENS, GenerationRequest, GenerationSession, SessionStore
+from ui.shutdown import shutdown
 from ui.tabs import learn
 from ui.visits import visits
 
@@ -69,6 +70,12 @@ def describe(entry: ModelEntry) -> dict[str, Any]:
 def list_models() -> dict[str, Any]:
     """The open models, and which one the page opens with."""
     return {"default": default_model().id, "models": [describe(entry) for entry in open_models()]}
+
+
+async def health(request: Request) -> Response:
+    """Whether the page takes new texts, and how many grow: for a load balancer, which sends nobody here after a 503."""
+    status = "stopping" if shutdown.has_begun else "ok"
+    return JSONResponse({"status": status, "texts": shutdown.readers}, 503 if shutdown.has_begun else 200)
 
 
 async def generate(request: Request) -> Response:
@@ -155,6 +162,7 @@ def routes() -> list[BaseRoute]:
     """All routes next to Gradio's own."""
     return [
         Mount("/page/static", Revalidated(directory=STATIC)),
+        Route("/page/health", health),
         Route("/page/models", json_endpoint(list_models)),
         Route("/page/generate", generate, methods=["POST"]),
         Route("/page/open", open_model, methods=["POST"]),

@@ -22,6 +22,7 @@ from gpt.sampling import format_forced, parse_forced
 from gpt.scheduler import BatchScheduler
 from gpt.tokenizer import name_characters
 from ui.model_registry import get_model, is_open
+from ui.shutdown import RESTARTING, shutdown
 
 MAX_PROMPT_CHARS = 5_000
 MAX_TEXT_TOKENS = 5_000  # that one text may grow to
@@ -209,10 +210,17 @@ class GenerationSession:
 
         Yields when there is something to show, at once and then about 10 times a second. When the last reader leaves, the
         text stops growing.
+
+        Raises:
+            ValueError: In a sentence for the visitor, if the text cannot grow any more.
         """
+        shutdown.check()
         self._readers += 1
+        shutdown.readers += 1
         try:
             while start < end:
+                if shutdown.is_due:
+                    raise ValueError(RESTARTING)
                 if start < len(self.tokens):
                     yield self.tokens[start:end]
                     start = min(end, len(self.tokens))
@@ -226,6 +234,7 @@ class GenerationSession:
                 if run.done():
                     await run  # raises its error
         finally:
+            shutdown.readers -= 1
             self._readers -= 1
             if not self._readers:
                 self._stop.set()
