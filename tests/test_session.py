@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 import pytest
 from loops import run
 
-from gpt import SamplingParams, Tokenizer
+from gpt import LanguageModel, SamplingParams, Tokenizer
 from gpt.distribution import encode_distribution
 from gpt.scheduler import Batch, BatchScheduler
 from ui import model_registry
@@ -279,3 +279,67 @@ def test_page_opens_with_the_pinned_model_of_a_space(monkeypatch):
     mixture = get_model("mixture-shakespeare")
     monkeypatch.setattr(model_registry, "_shipped_models", lambda: [mixture])
     assert default_model() is mixture  # the only one
+
+
+def test_store_forgets_texts_that_hold_too_much_memory(monkeypatch):
+    async def go():
+        store, sessions = SessionStore(), []
+        for seed in range(4):
+            sessions.append(await store.get(make_request("gpt-names", seed=seed)))
+            async with aclosing(sessions[-1].read(0, 20)) as batches:
+                assert [token async for tokens in batches for token in tokens]
+            await sessions[-1]._run
+        return store, sessions
+
+    store, sessions = run(go())
+    state = sessions[0]._sequence.state.nbytes
+    assert state < sessions[0].nbytes < state + 20_000
+    assert store.nbytes == sum(session.nbytes for session in sessions)
+    monkeypatch.setattr("ui.session.MAX_SESSION_BYTES", 2.5 * sessions[0].nbytes)
+    assert run(store.get(make_request("gpt-names", seed=3))) is sessions[3]
+    assert list(store._sessions.values()) == sessions[2:]
+    monkeypatch.setattr("ui.session.MAX_SESSION_BYTES", 1)
+    assert run(store.get(make_request("gpt-names", seed=2))) is sessions[2]  # the one that is asked for stays
+
+
+def test_store_forgets_texts_of_closed_models(monkeypatch):
+    entry = replace(get_model("bigram-names"), id="user/repo@0", commit="0")
+    request = make_request("bigram-names", seed=1)
+
+    async def go():
+        store = SessionStore()
+        with monkeypatch.context() as patch:
+            patch.setitem(model_registry._hub_models, entry.id, entry)
+            hub_session = await store.get(replace(request, model=entry.id))
+            shipped = await store.get(request)
+            assert list(store._sessions.values()) == [hub_session, shipped]
+        await store.get(request)
+        return list(store._sessions.values()) == [shipped]
+
+    assert run(go())
+
+
+def test_short_prompts_do_not_wait_for_long_ones(monkeypatch):
+    release, prefill = threading.Event(), LanguageModel.prefill
+
+    def held_prefill(self, prompt, params):
+        if len(prompt) > 256:
+            assert release.wait(60)
+        return prefill(self, prompt, params)
+
+    monkeypatch.setattr(LanguageModel, "prefill", held_prefill)
+    long, short = (GenerationSession(make_request("bigram-names", prompt)) for prompt in ("a" * 257, "a" * 256))
+
+    async def first(session):
+        async with aclosing(session.read(0, 1)) as batches:
+            return await anext(batches)
+
+    async def go():
+        waiting = asyncio.create_task(first(long))
+        await asyncio.sleep(0)
+        assert await asyncio.wait_for(first(short), 60)
+        assert not waiting.done()
+        release.set()
+        assert await waiting
+
+    run(go())
