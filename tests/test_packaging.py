@@ -47,6 +47,10 @@ def test_versions_agree():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == PROJECT["version"]
 
 
+def test_shipped_weights_stay_small():
+    assert sum(path.stat().st_size for path in (ROOT / "weights").rglob("*") if path.is_file()) < 40_000_000
+
+
 def test_continuous_integration_runs_the_gate_on_every_supported_python():
     (job,) = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"].values()
     supported = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if c.startswith("Programming Language")]
