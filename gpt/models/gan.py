@@ -94,7 +94,7 @@ class Discriminator(nn.Module):
     def __init__(self, config: GANConfig) -> None:
         super().__init__()
         C, T = config.hidden_size, config.context_length
-        self.embedding = nn.Conv1d(config.vocab_size, C, 1)
+        self.embedding = nn.Conv1d(config.vocab_size, C, 3, padding=1)
         self.blocks = nn.Sequential(*(ResidualBlock(C) for _ in range(config.num_hidden_layers)))
         self.score_head = nn.Linear(C * T, 1)
 
@@ -116,7 +116,7 @@ class GAN(Model):
         self.config, self.context_length = config, config.context_length
         self.generator = Generator(config)
         self.discriminator = Discriminator(config)
-        self.apply(_init_weights)
+        self.discriminator.apply(_init_weights)
         # Quantiles of the scores of real lines, in ascending order: the offset and scale of scores drift in training.
         self.register_buffer("reference_scores", torch.linspace(-1, 1, REFERENCE_SCORES))
 
@@ -144,7 +144,8 @@ class GAN(Model):
 
 @torch.no_grad()
 def _init_weights(module: nn.Module) -> None:
-    # He et al. 2015: PyTorch's own initial weights are smaller, and the discriminator learns half as fast from them.
+    # He et al. 2015: from the smaller initial weights of PyTorch a discriminator learns half as fast. A generator starts from
+    # those all the same, so that its logits begin small.
     if isinstance(module, (nn.Conv1d, nn.Linear)):
         nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
         if module.bias is not None:
