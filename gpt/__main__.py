@@ -30,7 +30,7 @@ WRITING = ("prompt", *(field.name for field in fields(SamplingParams)))  # what 
 UNMASKING = ("prompt", "max_new_tokens", "samples", "fill", *(field.name for field in fields(UnmaskingParams)))
 DRAWING = ("samples", "seed")
 SAMPLES, MAX_SAMPLES = 10, 10_000  # lines, where a model draws lines
-OPENS_IN = {"pt2": "PyTorch", "gguf": "llama.cpp"}  # formats of `export`
+OPENS_IN = {"pt2": "PyTorch", "gguf": "llama.cpp", "onnx": "ONNX Runtime and transformers.js"}  # formats of `export`
 P = TypeVar("P", SamplingParams, UnmaskingParams)
 
 
@@ -94,12 +94,14 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="export", help="write a model for other programs instead")
     to_file = commands.add_parser(
         "export",
-        description="Write a model for PyTorch only (pt2) or llama.cpp (gguf). Opening "
+        description="Write a model for PyTorch only (pt2), llama.cpp (gguf), or ONNX Runtime and transformers.js (onnx). Opening "
         "a .pt2 file runs code in it: open only files that you made or whose author you trust.",
     )
     to_file.add_argument("folder", help="the model: a name under weights/, a folder, or a Hub id such as user/repo")
     to_file.add_argument("--format", choices=[*OPENS_IN], default="pt2", help="(default: %(default)s)")
-    to_file.add_argument("--out", required=True, type=Path, metavar="PATH", help="what to write: FILE.pt2 or FILE.gguf")
+    to_file.add_argument(
+        "--out", required=True, type=Path, metavar="PATH", help="what to write: FILE.pt2, FILE.gguf, or a folder for onnx"
+    )
     to_file.add_argument(
         "--compile",
         action="store_true",
@@ -240,11 +242,16 @@ def export(args: argparse.Namespace) -> None:
         from gpt.gguf import export_gguf
 
         export_gguf(lm, args.out)
+    elif args.format == "onnx":
+        from gpt.onnx import export_onnx
+
+        export_onnx(lm, args.out)
     else:
         from gpt.export import export
 
         export(lm, args.out, args.compile)
-    print(f"{args.out} ({args.out.stat().st_size / 1e6:.1f} MB) opens in {OPENS_IN[args.format]}", file=sys.stderr)
+    size = sum(path.stat().st_size for path in (args.out, *args.out.rglob("*")) if path.is_file())
+    print(f"{args.out} ({size / 1e6:.1f} MB) opens in {OPENS_IN[args.format]}", file=sys.stderr)
 
 
 def main() -> None:
