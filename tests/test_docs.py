@@ -51,7 +51,7 @@ BLOCKS = list(fenced_blocks())
 
 
 def blocks(language):
-    chosen = [block for block in BLOCKS if block.language == language and "gpt export" not in block.code]
+    chosen = [block for block in BLOCKS if block.language == language and "model.pt2" not in block.code]
     return pytest.mark.parametrize("block", chosen, ids=[block.place for block in chosen])
 
 
@@ -82,8 +82,9 @@ def as_reader(code):
 
 def quick(line):
     """A shell command as the test runs it: with a small budget, on a small text, or not at all."""
-    if line.startswith(("pip install", "transformers serve", "curl")) or line in SHIPPED_COMMANDS:
-        return ""  # see tests/test_packaging.py and the tests below
+    other_programs = "pip install", "npm install", "transformers serve", "curl", "llama-completion", "node"
+    if line.startswith(other_programs) or line in SHIPPED_COMMANDS:
+        return ""  # see tests/test_packaging.py, tests/test_formats.py and the tests below
     if line.startswith("python benchmarks/"):
         return f"{line} --help"
     line = line.replace("--data shakespeare", "--data my-text.txt")
@@ -124,7 +125,7 @@ def test_every_block_is_run_or_plain_text():
 
 @pytest.mark.slow
 def test_exported_program_generates_the_same_text(reader):
-    (export,) = [block for block in BLOCKS if "gpt export" in block.code]
+    (export,) = [block for block in BLOCKS if "model.pt2" in block.code]
     *_, last = [reader("bash", "-c", line) for line in export.code.splitlines()]
     params = SamplingParams(temperature=0, max_new_tokens=300)
     assert last == load("gpt-shakespeare").generate("ROMEO:", params).text
