@@ -246,6 +246,7 @@ def _checked_document(content: str) -> dict[str, Any]:
         raise ValueError(NOT_A_TOKENIZER)
     added = document.get("added_tokens") or []
     _check_tokens(model.get("vocab"), added)
+    _check_merges(model.get("merges", []), model["vocab"])
     for name, allowed in COMPONENTS.items():
         if _without_switches(document.get(name)) not in allowed:
             raise ValueError(f"its {name} is not supported; a byte-level tokenizer like GPT-2's, or one of characters, is")
@@ -273,6 +274,15 @@ def _check_tokens(vocab: Any, added: Any) -> None:
             raise ValueError(f"a token has no text, or more than {MAX_TOKEN_CHARS} characters")
     if any(token.get(name) for token in added for name in ("single_word", "lstrip", "rstrip")):
         raise ValueError("an added token takes in the spaces around it, or only matches a word, which is not supported")
+
+
+def _check_merges(merges: Any, vocab: dict[str, int]) -> None:
+    """Raises ValueError if the merges of a tokenizer.json are not pairs of tokens that make a token."""
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges] if isinstance(merges, list) else [None]
+    for pair in pairs:
+        is_pair = isinstance(pair, list) and len(pair) == 2 and all(isinstance(token, str) for token in pair)
+        if not is_pair or not {*pair, "".join(pair)} <= vocab.keys():
+            raise ValueError("its merges are not pairs of tokens that make a token")
 
 
 @contextmanager
