@@ -67,7 +67,11 @@ class Attack:
     Attributes:
         inputs: Number of bad inputs.
         faults: Number of faults.
+        is_full: Whether the large form runs.
     """
+
+    is_full = FULL
+    assert_refusal = staticmethod(assert_refusal)
 
     def __init__(self) -> None:
         self.inputs = self.faults = 0
