@@ -1,4 +1,4 @@
-"""The C kernel under AddressSanitizer and UndefinedBehaviorSanitizer, on random shapes, against PyTorch.
+"""The C kernels under AddressSanitizer and UndefinedBehaviorSanitizer, on random shapes, against PyTorch.
 
 A memory error ends the process that runs the kernel, so each test starts one: this file as a script.
 """
@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import randomized
 
-from gpt import GPT, GPTConfig, RotatingKVCache
+from gpt import GPT, LSTM, VAE, GPTConfig, LSTMConfig, Mixture, NGram, RotatingKVCache, VAEConfig
 from gpt.engine import binding
+from gpt.models.base import CausalLM
+from gpt.models.ngram import MAX_ORDER, count_ngrams
 
 CASES = 80
 SANITIZE = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
@@ -37,7 +40,7 @@ def sanitizers():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["native", pytest.param("x86-64", marks=pytest.mark.skipif(not X86, reason="not an x86 CPU"))])
-def test_kernel_has_no_memory_error_and_agrees_with_pytorch(tmp_path, arch):
+def test_kernels_have_no_memory_error_and_agree_with_pytorch(tmp_path, arch):
     """For the widest vectors of this CPU, and for the narrowest."""
     env = os.environ | {
         "LD_PRELOAD": " ".join(sanitizers()),
@@ -94,6 +97,37 @@ def check_random_model(seed: int) -> None:
         lengths = [length + 1 for length in lengths]
 
 
+def random_ngram(rng: random.Random, generator: torch.Generator, vocab_size: int) -> NGram:
+    ids = torch.randint(vocab_size, (rng.randint(20, 500),), generator=generator)
+    return NGram.from_counts(count_ngrams(ids, vocab_size, rng.randint(1, MAX_ORDER)), vocab_size, rng.randint(1, MAX_ORDER))
+
+
+def random_family(rng: random.Random, generator: torch.Generator) -> CausalLM:
+    """A random model of one of the other families that have a kernel."""
+    V, size = rng.randint(2, 40), rng.randint(1, 70)
+    kind = rng.choice(["lstm", "vae", "ngram", "mixture"])
+    if kind == "vae":
+        return randomized(VAE(VAEConfig(V, rng.randrange(V), 2 * size, rng.randint(1, 20), rng.randint(1, 20))))
+    if kind == "ngram":
+        return random_ngram(rng, generator, V)
+    lstm = randomized(LSTM(LSTMConfig(V, size, rng.randint(1, 3))))
+    return lstm if kind == "lstm" else Mixture.of(lstm, random_ngram(rng, generator, V), rng.random())
+
+
+def check_random_family(seed: int) -> None:
+    """Steps a random model of another family with its kernel."""
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    model = random_family(rng, generator)
+    engine = binding.engine_for(model)
+    assert engine is not None
+    batch_size, steps = rng.choice([1, 2, rng.randint(3, 40)]), rng.randint(1, 20)
+    ids = torch.randint(model.config.vocab_size, (batch_size, steps + 1), generator=generator)
+    expected, states = model(ids)[0], [model(row[None, :1])[1] for row in ids]
+    for i in range(1, steps + 1):
+        logits = engine.forward(ids[:, i].tolist(), states)
+        torch.testing.assert_close(logits, expected[:, i], atol=1e-4, rtol=0, msg=lambda text: f"{model.config}: {text}")
+
+
 def main() -> None:
     arch, cases = sys.argv[1:]
     binding.FLAGS = tuple(f"-march={arch}" if flag.startswith("-march=") else flag for flag in binding.FLAGS) + SANITIZE
@@ -101,6 +135,7 @@ def main() -> None:
     with torch.no_grad():
         for seed in range(int(cases)):
             check_random_model(seed)
+            check_random_family(seed)
     print(f"{cases} cases")
 
 
