@@ -131,6 +131,7 @@ def check_random_family(seed: int) -> None:
 def main() -> None:
     arch, cases = sys.argv[1:]
     binding.FLAGS = tuple(f"-march={arch}" if flag.startswith("-march=") else flag for flag in binding.FLAGS) + SANITIZE
+    binding.COMPILE_TIMEOUT_S = 300  # the sanitizers take their time
     torch.set_num_threads(1)
     with torch.no_grad():
         for seed in range(int(cases)):
