@@ -306,6 +306,8 @@ class LanguageModel(TextModel):
 
     def _prefill_chunked(self, ids: list[int], state: Any) -> tuple[Tensor, Any]:
         """Logits (V,) after ids, and the state."""
+        if self._engine and len(ids) == 1 and state is not None:  # a new document: most calls, for a model of short lines
+            return self._engine.forward(ids, [state])[0], state
         for chunk in torch.tensor(ids).split(PREFILL_CHUNK):
             logits, state = self.forward(chunk[None], state)
         return logits[0, -1].clone(), state  # a copy, which does not keep the logits of the whole chunk

@@ -4,6 +4,7 @@ Hochreiter & Schmidhuber 1997; the forget gate is from Gers et al. 2000. A GPT l
 LSTM has to store what matters in its state, so each token costs the same and there is no window.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -78,6 +79,11 @@ class LSTM(CausalLM):
         with torch.no_grad():  # Initialize the forget-gate bias to 1 (Jozefowicz et al. 2015).
             for layer in range(layers):
                 getattr(self.lstm, f"bias_ih_l{layer}")[size : 2 * size] = 1.0
+
+    def init_state(self, rng: Iterator[float]) -> LSTMState:
+        """Zeros."""
+        shape = (self.config.num_hidden_layers, 1, self.config.hidden_size)
+        return LSTMState(self.lm_head.weight.new_zeros(shape), self.lm_head.weight.new_zeros(shape))
 
     def forward(self, ids: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
         """Read ids (B, T) -> logits (B, T, V) and the state after them; without a state, start from zeros."""

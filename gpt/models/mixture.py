@@ -5,7 +5,7 @@ Two models that err in different places predict better together than either does
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +109,11 @@ class Mixture(CausalLM):
     def of(cls, first: CausalLM, second: CausalLM, weight: float) -> "Mixture":
         """Mix two models, `weight` of the first."""
         return cls(MixtureConfig(weight, (first.config, second.config)), (first, second)).eval()
+
+    def init_state(self, rng: Iterator[float]) -> MixtureState | None:
+        """Both states, or None if a part has no state of its own to start from."""
+        first, second = (part.init_state(rng) for part in self.parts.children())
+        return MixtureState((first, second)) if first and second else None
 
     def forward(self, ids: Tensor, state: MixtureState | None = None) -> tuple[Tensor, MixtureState]:
         """Read ids (B, T) -> logits (B, T, V), which are log-probabilities, and both states."""

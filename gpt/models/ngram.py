@@ -11,7 +11,7 @@ adjacent in one sorted table and are found by binary search.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -122,6 +122,10 @@ class NGram(CausalLM):
         model = cls(NGramConfig(vocab_size, len(counts), len(ngram_ids), eos_token_id))
         model.load_state_dict({"ngram_ids": ngram_ids, "probs": probs})
         return model.eval()
+
+    def init_state(self, rng: Iterator[float]) -> NGramState:
+        """No token was read."""
+        return NGramState(self.ngram_ids.new_full((1, self.config.order - 1), -1))
 
     @torch.no_grad()
     def forward(self, ids: Tensor, state: NGramState | None = None) -> tuple[Tensor, NGramState]:

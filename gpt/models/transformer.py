@@ -9,7 +9,7 @@ Shapes: B batch, T time, C channels (hidden_size), V vocabulary, L layers, nh qu
 hs head size, W sliding window.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -388,6 +388,10 @@ class GPT(CausalLM):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.apply(init_weights)
         nn.init.zeros_(self.lm_head.weight)
+
+    def init_state(self, rng: Iterator[float]) -> RotatingKVCache:
+        """An empty cache."""
+        return RotatingKVCache.empty(self.config, 1, like=self.lm_head.weight.detach())
 
     def forward(self, ids: Tensor, state: AttentionCache | None = None) -> tuple[Tensor, AttentionCache]:
         """Read ids (B, T) -> logits (B, T, V) and the cache, which is updated in place."""
