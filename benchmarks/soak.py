@@ -211,7 +211,7 @@ def main() -> None:
     with page_process() as (address, server):
         total, rows = asyncio.run(soak(address, server.pid, texts, args.clients, args.minutes))
         server.terminate()
-        status = server.wait(timeout=30)
+        status = server.wait(timeout=60)
     settled = [row["resident_mb"] for row in rows if row["minute"] >= SETTLED_MINUTES]
     growth = max(settled) / min(settled) - 1 if settled else None
     print(json.dumps(total.summary()), f"exit status {status}")

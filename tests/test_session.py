@@ -23,6 +23,7 @@ from ui.session import (
     GenerationRequest,
     GenerationSession,
     SessionStore,
+    active_states,
     scheduler,
 )
 
@@ -343,3 +344,20 @@ def test_short_prompts_do_not_wait_for_long_ones(monkeypatch):
         assert await waiting
 
     run(go())
+
+
+def test_text_without_room_for_its_state_is_refused_in_a_sentence(monkeypatch):
+    session, other = (GenerationSession(make_request("gpt-names", seed=seed)) for seed in (1, 2))
+    monkeypatch.setattr("ui.session.MAX_ACTIVE_BYTES", 1.5 * session.lm.prefill("").state.nbytes)
+
+    async def go():
+        async with aclosing(session.read(0, MAX_TEXT_TOKENS)) as batches:
+            assert await anext(batches)
+            async with aclosing(other.read(0, 5)) as refused:
+                with pytest.raises(ValueError, match="Too many people"):
+                    await anext(refused)
+        await session._run
+
+    run(go())
+    assert active_states.nbytes == 0
+    assert sum(read(other, 0, 5)) == 5

@@ -5,9 +5,9 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Container, Mapping
+from collections.abc import AsyncGenerator, Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from gpt.generation import PREFILL_CHUNK
 from gpt.sampling import format_forced, parse_forced
 from gpt.scheduler import BatchScheduler
 from gpt.tokenizer import name_characters
+from ui.endpoints import BUSY
 from ui.model_registry import get_model, is_open
 from ui.shutdown import RESTARTING, shutdown
 
@@ -30,6 +31,7 @@ MAX_RUN_TOKENS = 1_000  # that one press of a button generates
 MAX_TEMPERATURE = 2
 MAX_SESSIONS = 64  # texts that are kept; a forgotten one is generated again
 MAX_SESSION_BYTES = 64_000_000  # that they hold together; one of a shipped model holds up to 3.5 MB
+MAX_ACTIVE_BYTES = 1_000_000_000  # of the states of texts that grow; 128 of the largest shipped model need 300 MB
 TOKEN_BYTES = 300  # of a token in memory, without its distribution
 LENGTH = SamplingParams().max_new_tokens
 
@@ -148,6 +150,31 @@ class Token:
     distribution: bytes
 
 
+class Gauge:
+    """How much memory the states of all texts that grow take. It belongs to the page's event loop."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+
+    @contextmanager
+    def hold(self, nbytes: int) -> Iterator[None]:
+        """Count a state while the context is open.
+
+        Raises:
+            ValueError: In a sentence for the visitor, if there is no room for it.
+        """
+        if self.nbytes + nbytes > MAX_ACTIVE_BYTES:
+            raise ValueError(BUSY)
+        self.nbytes += nbytes
+        try:
+            yield
+        finally:
+            self.nbytes -= nbytes
+
+
+active_states = Gauge()
+
+
 class GenerationSession:
     """A text that grows while somebody reads it. Any number of visitors may: it is computed once.
 
@@ -255,16 +282,18 @@ class GenerationSession:
                 prefill = partial(self.lm.prefill, self.request.prompt, self.request.params)
                 sequence = await asyncio.get_running_loop().run_in_executor(threads, prefill)
             self._sequence = None  # the scheduler owns it until the stream ends
-            async with aclosing(scheduler.stream(self.lm, sequence, end - len(self.tokens), self._stop)) as batches:
-                async for steps in batches:
-                    encoded = encode_distribution(torch.stack([step.logits for step in steps]))
-                    size = len(encoded) // len(steps)
-                    for i, step in enumerate(steps):
-                        bits, distribution = -step.logprob / math.log(2), encoded[i * size : (i + 1) * size]
-                        self.tokens.append(Token(step.token_id, step.text, bits, distribution))
-                    now = time.perf_counter()
-                    self._seconds, last = self._seconds + now - last, now
-                    self._notify()
+            stream = scheduler.stream(self.lm, sequence, end - len(self.tokens), self._stop)
+            with active_states.hold(sequence.state.nbytes):
+                async with aclosing(stream) as batches:
+                    async for steps in batches:
+                        encoded = encode_distribution(torch.stack([step.logits for step in steps]))
+                        size = len(encoded) // len(steps)
+                        for i, step in enumerate(steps):
+                            bits, distribution = -step.logprob / math.log(2), encoded[i * size : (i + 1) * size]
+                            self.tokens.append(Token(step.token_id, step.text, bits, distribution))
+                        now = time.perf_counter()
+                        self._seconds, last = self._seconds + now - last, now
+                        self._notify()
             self._sequence = sequence
         finally:
             asyncio.get_running_loop().call_soon(self._notify)  # once this task is done
