@@ -62,8 +62,8 @@ class NGramEngine:
         """
         check_tokens(tokens, self.vocab_size)
         logits = torch.empty(len(tokens), self.vocab_size)
-        sequences = (_Sequence * len(tokens))(
-            *((token, state.ids.data_ptr()) for token, state in zip(tokens, states, strict=True))
-        )
+        sequences = (_Sequence * len(tokens))()
+        for sequence, token, state in zip(sequences, tokens, states, strict=True):
+            sequence.token, sequence.ids = token, state.ids.data_ptr()
         self._step(ctypes.byref(self._model), sequences, len(tokens), logits.data_ptr())
         return logits

@@ -7,7 +7,7 @@ Two models that err in different places predict better together than either does
 import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -112,8 +112,9 @@ class Mixture(CausalLM):
 
     def init_state(self, rng: Iterator[float]) -> MixtureState | None:
         """Both states, or None if a part has no state of its own to start from."""
-        first, second = (part.init_state(rng) for part in self.parts.children())
-        return MixtureState((first, second)) if first and second else None
+        first, second = self.parts
+        states = cast(CausalLM, first).init_state(rng), cast(CausalLM, second).init_state(rng)
+        return MixtureState(states) if all(states) else None
 
     def forward(self, ids: Tensor, state: MixtureState | None = None) -> tuple[Tensor, MixtureState]:
         """Read ids (B, T) -> logits (B, T, V), which are log-probabilities, and both states."""
@@ -128,7 +129,7 @@ class Mixture(CausalLM):
 
 
 def _make_engine(model: Mixture, library: ctypes.CDLL) -> MixtureEngine | None:
-    first, second = (engine_for(part) for part in model.parts.children())
+    first, second = (engine_for(cast(CausalLM, part)) for part in model.parts)
     return MixtureEngine(library, (first, second), model.config.weight) if first and second else None
 
 
