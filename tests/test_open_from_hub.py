@@ -13,6 +13,7 @@ from gpt import SamplingParams, load
 from gpt.checkpoint import FILES
 from ui import model_registry
 from ui.hub_panel import on_open, open_from_hub
+from ui.isolated_tokenizer import IsolatedTokenizer
 from ui.model_registry import get_model, model_ids, open_hub_model
 from ui.session import GenerationRequest
 from ui.snippets import command_line, programs, python
@@ -58,6 +59,7 @@ def test_model_is_downloaded_with_progress_and_generates(hub, folder):
     assert messages[-1].endswith(f" of {size:.1f} MB…")
     assert id in model_ids()
     mine, theirs = get_model(id).lm, load(folder)
+    assert isinstance(mine.tokenizer, IsolatedTokenizer)
     assert mine.generate("abc", SETTINGS).text == theirs.generate("abc", SETTINGS).text
     request = GenerationRequest(id, "x", SETTINGS)
     assert f"load('alice/tiny', revision='{commit}')" in python(request, 10)
