@@ -13,6 +13,7 @@ from train.data import SOURCES, load_dataset
 from ui import copied
 from ui.copied import MAX_CHARS, Lines, RunningText, find_copied
 from ui.model_registry import ModelEntry, get_model
+from ui.schema import schema_of
 
 SOFT = "But, soft! what light through yonder window breaks?"
 
@@ -117,8 +118,8 @@ def test_too_long_a_text_is_refused():
 
 @pytest.mark.parametrize(("text", "prompt"), [(None, ""), (["x"], ""), ("x", 1)])
 def test_what_is_no_text_is_refused(text, prompt):
-    with pytest.raises(ValueError, match="must be strings"):
-        find_copied("gpt-shakespeare", text, prompt)
+    with pytest.raises(ValueError, match="must be a text of up to 20,000 characters"):
+        schema_of(find_copied).parse({"model": "gpt-shakespeare", "text": text, "prompt": prompt})
 
 
 def test_model_of_another_text_has_nothing_to_compare(monkeypatch):

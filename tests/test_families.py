@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from train.sample_metrics import js_divergence
 from ui import families
 from ui.families import ROUNDS, TEXTS, WALK_STEPS, draw, identify, list_families, play, replay, stage_models, walk, wish
 from ui.model_registry import get_model
+from ui.schema import schema_of
 
 NAMES_STAGE = ["ngram-names", "gpt-names", "vae-names", "gan-names", "diffusion-names", "latent-diffusion-names"]
 PLAYS_STAGE = ["ngram-shakespeare", "gpt-shakespeare", "vae-shakespeare", "diffusion-shakespeare", "latent-diffusion-shakespeare"]
@@ -112,12 +114,12 @@ def test_draws_are_those_of_the_model(model):
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.0, "1", None, True])
 def test_what_is_no_seed_is_a_sentence(seed):
-    for function in (walk, play, lambda seed: draw("gpt-names", seed)):
+    for function, values in ((walk, {}), (play, {}), (draw, {"model": "gpt-names"})):
         with pytest.raises(ValueError, match="must be a whole number from 0 to 4,294,967,295"):
-            function(seed)
+            schema_of(function).parse({**values, "seed": seed})
 
 
-@pytest.mark.parametrize("model", ["bigram-names", "<b>", None, ["gpt-names"]])
+@pytest.mark.parametrize("model", ["bigram-names", "<b>"])
 def test_other_models_are_a_sentence(model):
     with pytest.raises(ValueError, match="none of the models on this stage"):
         draw(model, 1)
@@ -244,17 +246,18 @@ def test_ignored_wish_changes_nothing():
         (("gpt-names", {}, 1, 1), "'gpt-names' takes no wishes."),
         (("latent-diffusion-names", {"mood": "sad"}, 1, 1), "does not know this wish; it knows first letter, length."),
         (("latent-diffusion-names", {"length": "99"}, 1, 1), "does not know this wish"),
-        (("latent-diffusion-names", ["length"], 1, 1), "does not know this wish"),
-        (("latent-diffusion-names", {"length": [5]}, 1, 1), "does not know this wish"),
-        (("latent-diffusion-names", {}, 11, 1), "The guidance must be a number from 0 to 10."),
-        (("latent-diffusion-names", {}, float("nan"), 1), "The guidance must be a number from 0 to 10."),
-        (("latent-diffusion-names", {}, True, 1), "The guidance must be a number from 0 to 10."),
-        (("latent-diffusion-names", {}, 1, -1), "The seed must be a whole number"),
+        (("latent-diffusion-names", ["length"], 1, 1), "The condition is ['length']; it must be values of conditions"),
+        (("latent-diffusion-names", {"length": [5]}, 1, 1), "The condition is {'length': [5]}; it must be values"),
+        (("latent-diffusion-names", {}, 11, 1), "The guidance is 11; it must be a number from 0 to 10."),
+        (("latent-diffusion-names", {}, float("nan"), 1), "The guidance is nan; it must be a number from 0 to 10."),
+        (("latent-diffusion-names", {}, True, 1), "The guidance is True; it must be a number from 0 to 10."),
+        (("latent-diffusion-names", {}, 1, -1), "The seed is -1; it must be a whole number"),
     ],
 )
 def test_wrong_wish_is_a_sentence(arguments, message):
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
-        wish(*arguments)
+    values = dict(zip(("model", "condition", "guidance", "seed"), arguments, strict=True))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        wish(**dict(schema_of(wish).parse(values)))
 
 
 class Tab:

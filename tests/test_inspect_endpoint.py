@@ -121,7 +121,7 @@ def test_mixture_says_that_it_shows_its_gpt(answer):
 
 def test_unknown_characters_are_named(answer):
     values = answer(model="gpt-shakespeare", prompt="<b>é\ud800")
-    assert values["unknown_chars"] == "< > é U+D800"
+    assert values["unknown_chars"] == "< > é �"
     assert values["tokens"] == ["b"]
 
 
@@ -133,19 +133,19 @@ def test_answer_is_small(post, answer):
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        ({}, "does not fit"),
+        ({}, "The request has no model"),
         ({"model": "nobody", "prompt": ""}, "There is no model called 'nobody'"),
-        ({"model": 3, "prompt": ""}, "The model must be a text."),
-        ({"model": "gpt-names", "prompt": None}, "The prompt must be a text."),
+        ({"model": 3, "prompt": ""}, "The model is 3; it must be the id of a model."),
+        ({"model": "gpt-names", "prompt": None}, "The prompt is None; it must be a text of up to 5,000 characters."),
         ({"model": "bigram-names", "prompt": "a"}, "bigram-names has no attention to look at"),
-        ({"model": "gpt-names", "prompt": "a" * 5_001}, "The text has 5,001 characters; this page looks into up to 5,000."),
+        ({"model": "gpt-names", "prompt": "a" * 5_001}, "The prompt has 5,001 characters"),
         ({"model": "gpt-names", "prompt": "a", "at": 1}, "The place is 1; this text has the places -1 to 0."),
         ({"model": "gpt-names", "prompt": "a", "at": -2}, "The place is -2"),
-        ({"model": "gpt-names", "prompt": "a", "at": True}, "The place must be a whole number."),
-        ({"model": "gpt-names", "prompt": "a", "at": 0.5}, "The place must be a whole number."),
-        ({"model": "gpt-names", "prompt": "a", "tokens": [27]}, "The tokens must be a list of whole numbers below 27."),
-        ({"model": "gpt-names", "prompt": "a", "tokens": "1"}, "The tokens must be a list"),
-        ({"model": "gpt-names", "prompt": "a", "tokens": [0] * 5_001}, "There are 5,001 tokens"),
+        ({"model": "gpt-names", "prompt": "a", "at": True}, "The at is True; it must be a whole number"),
+        ({"model": "gpt-names", "prompt": "a", "at": 0.5}, "The at is 0.5"),
+        ({"model": "gpt-names", "prompt": "a", "tokens": [27]}, "The tokens have 27; those of this model go from 0 to 26."),
+        ({"model": "gpt-names", "prompt": "a", "tokens": "1"}, "The tokens is '1'; it must be a list"),
+        ({"model": "gpt-names", "prompt": "a", "tokens": [0] * 5_001}, "The tokens has 5,001 items"),
     ],
 )
 def test_impossible_request_is_a_sentence(post, body, sentence):

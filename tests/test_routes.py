@@ -4,10 +4,12 @@ import asyncio
 import base64
 import json
 import threading
+from typing import Annotated
 
 import pytest
 import tokenizers
 from loops import run
+from pydantic import Field
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
@@ -18,7 +20,8 @@ from gpt import LanguageModel, SamplingParams, Tokenizer
 from ui import model_registry, routes
 from ui.endpoints import BUSY, MAX_BODY_BYTES, BusyError, Limit, json_endpoint
 from ui.model_registry import ModelEntry, get_model, list_models
-from ui.session import MAX_TEXT_TOKENS, SessionStore
+from ui.schema import MAX_TEXT_TOKENS
+from ui.session import SessionStore
 
 
 @pytest.fixture
@@ -81,12 +84,12 @@ def test_a_thousand_characters_with_their_distributions_are_light(client):
     [
         ({"query": "model=nobody", "start": 0, "end": 5}, "no model called 'nobody'"),
         ({"query": "temperature=hot", "start": 0, "end": 5}, "temperature is 'hot'"),
-        ({"query": "seed=1", "start": 5, "end": 5}, "start below end"),
-        ({"query": "seed=1", "start": -1, "end": 5}, "start below end"),
-        ({"query": "seed=1", "start": True, "end": 5}, "start below end"),
-        ({"query": "seed=1", "start": 0, "end": "5"}, "start below end"),
-        ({"query": 5, "start": 0, "end": 5}, "needs a query"),
-        ({}, "needs a query"),
+        ({"query": "seed=1", "start": 5, "end": 5}, "start must be below the end"),
+        ({"query": "seed=1", "start": -1, "end": 5}, "The start is -1; it must be a whole number from 0 up."),
+        ({"query": "seed=1", "start": True, "end": 5}, "The start is True"),
+        ({"query": "seed=1", "start": 0, "end": "5"}, "The end is '5'"),
+        ({"query": 5, "start": 0, "end": 5}, "The query is 5; it must be the query of a link"),
+        ({}, "The request has no query"),
         ({"query": "seed=1", "start": 0, "end": MAX_TEXT_TOKENS + 1}, "this one is full"),
         ([], "must be a JSON object"),
         ({"query": "prompt=" + "a" * MAX_BODY_BYTES, "start": 0, "end": 5}, "more than 256 kB"),
@@ -151,7 +154,7 @@ def test_static_files_are_revalidated(client):
     assert client.get("/page/static/../assets.py").status_code == 404
 
 
-def double(value: int) -> int:
+def double(value: Annotated[int, Field(description="a whole number")]) -> int:
     if value == 13:
         raise ValueError("The value is 13; it must be another one.")
     return 2 * value
@@ -172,8 +175,8 @@ def test_endpoint_returns_what_its_function_returns(calculator):
     ("body", "words"),
     [
         ({"value": 13}, "it must be another one"),
-        ({}, "missing a required argument"),
-        ({"value": 1, "x": 2}, "unexpected keyword"),
+        ({}, "The request has no value; it must be a whole number."),
+        ({"value": 1, "x": 2}, "The request has 'x'; it may have value."),
     ],
 )
 def test_value_error_is_the_answer(calculator, body, words):

@@ -13,7 +13,7 @@ from gpt import Bigram, BigramConfig, LanguageModel, LatentModel, Tokenizer
 from gpt.tokenizer import Tokenizer as AnyTokenizer
 from ui import scoring
 from ui.model_registry import ModelEntry, get_model, list_models
-from ui.session import replace_invalid
+from ui.schema import replace_invalid
 
 
 def table_model(alphabet, probs, name):
@@ -107,13 +107,13 @@ def test_pieces_of_words_and_of_characters(open_models, client, bpe):
     ("models", "scored", "words"),
     [
         (["small"], "", "no text to score yet"),
-        (["small"], "x" * 5001, "has 5,001 characters; up to 5,000"),
-        ([], "a", "1 to 32 different models"),
+        (["small"], "x" * 5001, "has 5,001 characters"),
+        ([], "a", "the ids of 1 to 32 different models"),
         (["small", "small"], "a", "1 to 32 different models"),
         ([str(i) for i in range(33)], "a", "1 to 32 different models"),
-        ("small", "a", "a list of their names"),
-        ([1], "a", "a list of their names"),
-        (["small"], None, "must be text"),
+        ("small", "a", "The models is 'small'; it must be a list"),
+        ([1], "a", "The models is [1]"),
+        (["small"], None, "The text is None"),
     ],
 )
 def test_invalid_request_is_a_sentence(open_models, client, models, scored, words):

@@ -16,16 +16,8 @@ from gpt.distribution import encode_distribution
 from gpt.scheduler import Batch, BatchScheduler
 from ui import model_registry
 from ui.model_registry import default_model, get_model, list_models
-from ui.session import (
-    MAX_PROMPT_CHARS,
-    MAX_SESSIONS,
-    MAX_TEXT_TOKENS,
-    GenerationRequest,
-    GenerationSession,
-    SessionStore,
-    active_states,
-    scheduler,
-)
+from ui.schema import MAX_PROMPT_CHARS, MAX_TEXT_TOKENS
+from ui.session import MAX_SESSIONS, GenerationRequest, GenerationSession, SessionStore, active_states, scheduler
 
 REQUEST = GenerationRequest(
     "bigram-shakespeare", "To be", SamplingParams(temperature=0.7, top_k=12, top_p=0.9, min_p=0.05, max_new_tokens=80, seed=11)
@@ -51,7 +43,8 @@ def test_link_keeps_the_whole_request(request_):
 
 
 def test_link_replaces_a_lone_surrogate():
-    assert dict(parse_qsl(make_request("bigram-shakespeare", "a\ud800b").query(10)))["prompt"] == "a\ufffdb"
+    request = GenerationRequest.from_query({"prompt": "a\ud800b\0"}, "bigram-shakespeare")
+    assert dict(parse_qsl(request.query(10)))["prompt"] == "a\ufffdb\ufffd"
 
 
 def test_link_has_defaults():
@@ -64,14 +57,16 @@ def test_link_has_defaults():
     ("query", "name"),
     [
         ("temperature=warm", "temperature is 'warm'"),
-        ("temperature=nan", "temperature is nan"),
-        ("temperature=3", "temperature is 3.0"),
-        ("top_p=0", "top_p is 0.0"),
-        ("length=-1", "max_new_tokens is -1"),
-        (f"length={MAX_TEXT_TOKENS + 1}", f"up to {MAX_TEXT_TOKENS:,} characters"),
+        ("temperature=nan", "temperature is 'nan'"),
+        ("temperature=3", "temperature is '3'"),
+        ("top_p=0", "top_p is '0'"),
+        ("length=-1", "length is '-1'"),
+        (f"length={MAX_TEXT_TOKENS + 1}", f"from 0 to {MAX_TEXT_TOKENS:,}"),
         ("seed=1.5", "seed is '1.5'"),
         ("branch=3", "branch is '3'"),
-        ("branch=5.1,3.2", "forced is"),
+        ("branch=5.1,3.2", "branch is '5.1,3.2'"),
+        ("top_k=" + "9" * 30, "top_k is '9999"),
+        ("seed=" + "9" * 5_000, "seed is '9999"),
         ("model=nobody", "no model called 'nobody'"),
         ("prompt=" + "a" * (MAX_PROMPT_CHARS + 1), f"up to {MAX_PROMPT_CHARS:,}"),
     ],

@@ -159,8 +159,8 @@ def test_texts_to_try(visitor):
 
 BAD_CHOICES = {
     "kind": ("vae", "kind is 'vae'"),
-    "size": (3, "size is '3'"),
-    "seconds": (16, "choose one of 15, 30, 60, 120"),
+    "size": (3, "The size is 3; it must be one of small, medium."),
+    "seconds": (16, "The seconds is 16; it must be one of 15, 30, 60, 120."),
     "dropout": (0.9, "from 0 to 0.5"),
     "tokenizer": ("bpe:9999", "bpe:N with N up to"),
     "is_lines": ("yes", "true or false"),

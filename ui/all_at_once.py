@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
-from typing import Any
+from typing import Annotated, Any, get_args
 
 import torch
+from pydantic import Field
 from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -19,17 +20,17 @@ from starlette.routing import BaseRoute, Route
 from gpt import CheckpointError, TextDiffusion
 from gpt.distribution import encode_distribution
 from gpt.tokenizer import name_characters
-from gpt.unmasking import UnmaskingParams, UnmaskingStep
+from gpt.unmasking import Order, UnmaskingParams, UnmaskingStep
 from train.data import SOURCES, load_shipped_dataset
 from train.text_metrics import measure_texts
 from ui.endpoints import BUSY, BusyError, Limit, error_response, json_endpoint, read_body
 from ui.model_registry import ModelEntry, get_model, list_models
-from ui.session import replace_invalid
+from ui.schema import MAX_INT32, AnySeed, Arguments, ModelId, Temperature, Text
 from ui.snippets import card_address
 
 MAX_STEPS = 128
-MAX_TEMPERATURE = 2
 MAX_TEXT_CHARS = 2_000  # that are proofread: about 3 seconds
+DEFAULTS = UnmaskingParams()
 RIVAL, JUDGE = "gpt", "lstm"  # families: of the model in the race, and of the one that judges it and takes no part
 unmasking = Limit(running=2, waiting=16)
 
@@ -74,18 +75,37 @@ def _find_of_same_text(entry: ModelEntry, family: str) -> ModelEntry | None:
     return found[-1] if found else None
 
 
+DiffusionText = Annotated[Text, Field(max_length=MAX_TEXT_CHARS, description=f"a text of up to {MAX_TEXT_CHARS:,} characters")]
+
+
+class UnmaskingArguments(Arguments):
+    """What `unmask` takes: a model, either a prompt and a length or a text with gaps, and how to reveal it."""
+
+    model: ModelId
+    prompt: Annotated[DiffusionText | None, Field(description="a text, or null if there is a text with gaps")] = None
+    text: Annotated[DiffusionText | None, Field(description="a text with gaps, or null if there is a prompt")] = None
+    length: Annotated[
+        int | None, Field(ge=0, le=MAX_INT32, description="a whole number, or null for as much as there is room for")
+    ] = None
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS, description=f"a whole number from 1 to {MAX_STEPS}")] = DEFAULTS.steps
+    temperature: Temperature = DEFAULTS.temperature
+    order: Annotated[Order, Field(description=f"one of {', '.join(get_args(Order))}")] = DEFAULTS.order
+    seed: AnySeed = None
+
+
 async def unmask(request: Request) -> Response:
     """Stream how a text is revealed, as JSON lines.
 
-    The body has the id of a `model`, either a `prompt` and a `length` (null for as much as there is room for) or a `text` with
-    gaps, and `steps`, `temperature`, `order` and `seed` (null for a random one). The first line has the `canvas`, the token ids
-    of the text with null at each hidden place; the number of `steps`, the `seed`, and `remarks`, sentences for the visitor. Each
-    other line is a step: the `positions` that it reveals, the token `ids` there, the `distributions` that they were drawn from
-    (before temperature), and the `seconds` that the model took so far.
+    The body has `UnmaskingArguments`. The first line has the `canvas`, the token ids of the text with null at each hidden place;
+    the number of `steps`, the `seed`, and `remarks`, sentences for the visitor. Each other line is a step: the `positions` that
+    it reveals, the token `ids` there, the `distributions` that they were drawn from (before temperature), and the `seconds` that
+    the model took so far.
     """
     try:
-        values = await read_body(request)
-        lines = _unmasking_lines(**_check_unmasking(values))
+        values = UnmaskingArguments.parse(await read_body(request))
+        if (values.prompt is None) == (values.text is None):
+            raise ValueError("The request needs either a prompt or a text with gaps.")
+        lines = _unmasking_lines(_get_diffusion(values.model), values)
     except ValueError as error:
         return error_response(error)
 
@@ -102,37 +122,17 @@ async def unmask(request: Request) -> Response:
     return StreamingResponse(encoded(), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
 
 
-def _check_unmasking(values: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `_unmasking_lines`. Raises ValueError, in a sentence for the visitor."""
-    lm = _get_diffusion(values.get("model"))
-    texts = {name: values[name] for name in ("prompt", "text") if name in values}
-    if len(texts) != 1:
-        raise ValueError("The request needs either a prompt or a text with gaps.")
-    [(name, text)] = texts.items()
-    text = _check_text(text)
-    length = values.get("length")
-    if length is not None and type(length) is not int:
-        raise ValueError("The length must be a whole number.")
-    given = {name: values[name] for name in ("steps", "temperature", "order", "seed") if values.get(name) is not None}
-    with _sentences():
-        params = UnmaskingParams(**given)
-    if params.steps > MAX_STEPS:
-        raise ValueError(f"This page takes 1 to {MAX_STEPS} steps.")
-    if params.temperature > MAX_TEMPERATURE:
-        raise ValueError(f"The temperature is {params.temperature}; here it goes from 0 to {MAX_TEMPERATURE}.")
-    return {"lm": lm, "params": params.seeded(), "text": text, "length": length, "has_gaps": name == "text"}
-
-
-def _unmasking_lines(
-    lm: TextDiffusion, params: UnmaskingParams, text: str, length: int | None, has_gaps: bool
-) -> Iterator[dict[str, Any]]:
+def _unmasking_lines(lm: TextDiffusion, values: UnmaskingArguments) -> Iterator[dict[str, Any]]:
     start = time.perf_counter()
+    params = UnmaskingParams(values.steps, values.temperature, values.order, values.seed).seeded()
     with _sentences():
-        if has_gaps:
+        if (text := values.text) is not None:
             filling = lm.fill(text, params)
             canvas, unknown_chars, steps = filling.canvas, filling.unknown_chars, iter(filling.steps)
         else:
-            canvas, unknown_chars = lm.canvas(text, length), lm.tokenizer.encode(lm.tokenizer.normalize(text)).unknown_chars
+            text = values.prompt or ""
+            canvas = lm.canvas(text, values.length)
+            unknown_chars = lm.tokenizer.encode(lm.tokenizer.normalize(text)).unknown_chars
             steps = lm.unmask(canvas, params)
     yield {
         "canvas": canvas,
@@ -159,7 +159,13 @@ def _remarks(lm: TextDiffusion, text: str, unknown_chars: str) -> list[str]:
     return remarks
 
 
-def predict(model: Any, canvas: Any) -> dict[str, Any]:
+Canvas = Annotated[
+    list[Annotated[int | None, Field(ge=0, le=MAX_INT32)]],
+    Field(min_length=1, description="a list of the ids of tokens, null at each hidden place"),
+]
+
+
+def predict(model: ModelId, canvas: Canvas) -> dict[str, Any]:
     """What a model expects at each place of a text of which some places are hidden.
 
     Args:
@@ -174,15 +180,15 @@ def predict(model: Any, canvas: Any) -> dict[str, Any]:
     """
     lm = _get_diffusion(model)
     size = len(lm.tokenizer)
-    if not isinstance(canvas, list) or not 0 < len(canvas) <= lm.context_length:
-        raise ValueError(f"The text must be a list of 1 to {lm.context_length} tokens.")
-    if not all(token is None or (type(token) is int and 0 <= token < size) for token in canvas):
-        raise ValueError(f"The tokens must be whole numbers below {size:,}, or null.")
+    if len(canvas) > lm.context_length:
+        raise ValueError(f"The canvas has {len(canvas):,} tokens; this model takes up to {lm.context_length:,}.")
+    if (highest := max((token for token in canvas if token is not None), default=0)) >= size:
+        raise ValueError(f"The canvas has token {highest:,}; those of this model go from 0 to {size - 1:,}.")
     ids = torch.tensor([[lm.model.mask_id if token is None else token for token in canvas]])
     return {"distributions": base64.b64encode(encode_distribution(lm.denoise(ids)[0])).decode()}
 
 
-def proofread(model: Any, text: Any) -> dict[str, Any]:
+def proofread(model: ModelId, text: DiffusionText) -> dict[str, Any]:
     """Judge each character of a text while it is hidden.
 
     Args:
@@ -197,9 +203,6 @@ def proofread(model: Any, text: Any) -> dict[str, Any]:
         ValueError: In a sentence for the visitor.
     """
     lm = _get_diffusion(model)
-    text = _check_text(text)
-    if len(text) > MAX_TEXT_CHARS:
-        raise ValueError(f"This text has {len(text):,} characters; up to {MAX_TEXT_CHARS:,} are proofread at a time.")
     with _sentences():
         result = lm.proofread(text)
     return {
@@ -210,7 +213,13 @@ def proofread(model: Any, text: Any) -> dict[str, Any]:
     }
 
 
-def judge(model: Any, texts: Any) -> dict[str, Any]:
+Texts = Annotated[
+    list[Annotated[Text, Field(min_length=1, max_length=MAX_TEXT_CHARS)]],
+    Field(min_length=1, max_length=4, description=f"a list of 1 to 4 texts, each of 1 to {MAX_TEXT_CHARS:,} characters"),
+]
+
+
+def judge(model: ModelId, texts: Texts) -> dict[str, Any]:
     """Compare texts by a model that wrote none of them.
 
     Args:
@@ -224,18 +233,13 @@ def judge(model: Any, texts: Any) -> dict[str, Any]:
     Raises:
         ValueError: In a sentence for the visitor.
     """
-    if not isinstance(texts, list) or not 0 < len(texts) <= 4:
-        raise ValueError("The texts must be a list of 1 to 4 texts.")
-    checked = [_check_text(text) for text in texts]
-    if any(not 0 < len(text) <= MAX_TEXT_CHARS for text in checked):
-        raise ValueError(f"Texts of 1 to {MAX_TEXT_CHARS:,} characters can be judged.")
-    entry = _get_entry(model)
+    entry = get_model(model, "infills")
     judge_entry = _find_of_same_text(entry, JUDGE)
     if judge_entry is None:
         raise ValueError(f"No other model here learned from the text of {entry.lm.name}, so nobody can judge.")
     training_text = _training_text(entry.training_log["data"]["sha256"])
     results = []
-    for text in checked:
+    for text in texts:
         metrics = measure_texts([text], training_text, judge_entry.lm)
         results.append(
             {
@@ -257,21 +261,9 @@ def _training_text(sha256: str) -> str:
     return dataset.split()[0].text
 
 
-def _get_entry(id: Any) -> ModelEntry:
-    if not isinstance(id, str):
-        raise ValueError("The model must be the id of a model.")
-    return get_model(id, "infills")
-
-
-def _get_diffusion(id: Any) -> TextDiffusion:
-    lm: TextDiffusion = _get_entry(id).lm
+def _get_diffusion(id: str) -> TextDiffusion:
+    lm: TextDiffusion = get_model(id, "infills").lm
     return lm
-
-
-def _check_text(text: Any) -> str:
-    if not isinstance(text, str):
-        raise ValueError("The text must be text.")
-    return replace_invalid(text)
 
 
 @contextmanager

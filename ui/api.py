@@ -1,31 +1,44 @@
 """What programs may call: the endpoints under "Use via API"."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import asdict
+from functools import wraps
 from typing import Any
 
 import gradio as gr
 from gradio.utils import get_function_description
 
-from gpt import SamplingParams
-from gpt.sampling import parse_forced
 from ui.hub_panel import open_models
 from ui.model_registry import ModelEntry, get_model
-from ui.session import MAX_TEXT_TOKENS, GenerationRequest, GenerationSession
+from ui.schema import (
+    AnySeed,
+    Arguments,
+    Branch,
+    Length,
+    MinP,
+    ModelId,
+    Prompt,
+    Temperature,
+    TopK,
+    TopP,
+    schema_of,
+)
+from ui.session import GenerationRequest, GenerationSession
 
 
 async def generate(
-    model: str,
-    prompt: str = "",
-    temperature: float = 0.8,
-    length: int = 300,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    seed: int | None = None,
-    branch: str = "",
+    model: ModelId,
+    prompt: Prompt = "",
+    temperature: Temperature = 0.8,
+    length: Length = 300,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    seed: AnySeed = None,
+    branch: Branch = "",
 ) -> AsyncIterator[str]:
     """Continue a prompt; yields the text so far about 10 times a second, and the whole text last.
 
@@ -43,20 +56,17 @@ async def generate(
     Returns:
         The text so far, without the prompt.
     """
-    with _user_errors():
-        if not isinstance(length, int) or not 1 <= length <= MAX_TEXT_TOKENS:
-            raise ValueError(f"The length is {length!r}; it must be a whole number from 1 to {MAX_TEXT_TOKENS:,}.")
-        params = SamplingParams(temperature, top_k, top_p, min_p, length, seed, parse_forced(branch))
-        request = GenerationRequest(model, prompt, params)
-        session = await asyncio.to_thread(GenerationSession, request)
-        text = ""
-        async with aclosing(session.read(0, length)) as batches:
-            async for tokens in batches:
-                text += "".join(token.text for token in tokens)
-                yield text
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    request = GenerationRequest.create(model, prompt, length, branch, **settings)
+    session = await asyncio.to_thread(GenerationSession, request)
+    text = ""
+    async with aclosing(session.read(0, length)) as batches:
+        async for tokens in batches:
+            text += "".join(token.text for token in tokens)
+            yield text
 
 
-def score(model: str, text: str) -> dict[str, Any]:
+def score(model: ModelId, text: Prompt) -> dict[str, Any]:
     """How well a model predicts a text: the negative log-likelihood of each token in nats, and bits per character.
 
     For a VAE these are an upper bound, estimated with importance-weighted samples.
@@ -68,9 +78,7 @@ def score(model: str, text: str) -> dict[str, Any]:
     Returns:
         The figures of each token, and of the text.
     """
-    with _user_errors():
-        request = GenerationRequest(model, text, SamplingParams())
-        return asdict(get_model(model).lm.score(request.prompt))
+    return asdict(get_model(model).lm.score(text))
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -105,22 +113,45 @@ def _user_errors() -> Iterator[None]:
         raise gr.Error(str(error), print_exception=False) from None
 
 
+def _checked(function: Callable[..., Any], schema: type[Arguments]) -> Callable[..., Any]:
+    """A function that checks its arguments, and reports errors as sentences."""
+
+    def arguments(values: Sequence[Any]) -> dict[str, Any]:
+        return dict(schema.parse(dict(zip(schema.model_fields, values, strict=True))))
+
+    async def stream(*values: Any) -> AsyncIterator[Any]:
+        with _user_errors():
+            async with aclosing(function(**arguments(values))) as results:
+                async for result in results:
+                    yield result
+
+    def call(*values: Any) -> Any:
+        with _user_errors():
+            return function(**arguments(values))
+
+    return wraps(function)(stream if inspect.isasyncgenfunction(function) else call)
+
+
 def add_endpoint(page: gr.Blocks, function: Callable[..., Any], name: str, **options: Any) -> None:
     """Offer a function to programs.
 
     `gr.api` reads only the first lines of the docstring. The dialog "Use via API" takes what it says of a parameter or a
-    result from the schema of the component that stands for it, where its descriptions are added here.
+    result from the schema of the component that stands for it, where its bounds and descriptions are added here.
 
     Args:
         page: The page, as a context.
-        function: What is called, with a docstring in Google's style: a line for each parameter, and one for what it returns.
+        function: What is called. It has a type of `ui/schema.py` for each parameter, and a docstring in Google's style: a line
+            for each parameter, and one for what it returns.
         name: The name of the endpoint.
         options: Further arguments of `gr.api`.
     """
-    endpoint = gr.api(function, api_name=name, **options)
+    schema = schema_of(function)
+    properties = schema.model_json_schema()["properties"] if schema.model_fields else {}
+    endpoint = gr.api(_checked(function, schema), api_name=name, **options)
     _, parameters, returns = get_function_description(function)
     parts: dict[int, Any] = page.blocks
     for id, (label, description) in zip(endpoint["inputs"], parameters.items(), strict=True):
-        parts[id].label, parts[id]._api_info["additional_description"] = label, description
+        bounds = {key: value for key, value in properties[label].items() if key not in ("title", "description", "default")}
+        parts[id].label, parts[id]._api_info = label, bounds | {"additional_description": description}
     for id, description in zip(endpoint["outputs"], returns, strict=True):
         parts[id].label, parts[id]._api_info["description"] = "result", description

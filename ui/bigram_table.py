@@ -7,11 +7,12 @@ from starlette.routing import BaseRoute, Route
 from gpt import Bigram
 from ui.endpoints import json_endpoint
 from ui.model_registry import get_model
+from ui.schema import ModelId
 
 MAX_TABLE_TOKENS = 256  # of a vocabulary whose table can be drawn
 
 
-def bigram_table(model: str) -> dict[str, Any]:
+def bigram_table(model: ModelId) -> dict[str, Any]:
     """The counts behind a bigram that was counted.
 
     Args:

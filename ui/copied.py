@@ -2,8 +2,9 @@
 
 from functools import cache
 from threading import Lock
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from starlette.routing import BaseRoute, Route
 
 from gpt import CheckpointError
@@ -12,6 +13,7 @@ from train.data import SOURCES, TextDataset, load_shipped_dataset
 from ui.endpoints import json_endpoint
 from ui.model_registry import get_model
 from ui.plays import PARAGRAPH, Plays
+from ui.schema import ModelId, Text
 
 MAX_CHARS = 20_000  # more than the longest text that the page writes
 _lock = Lock()  # visitors who come at the same time share one index
@@ -70,7 +72,10 @@ def _open_training_text(sha256: str, is_lines: bool) -> RunningText | Lines:
     return Lines(dataset) if is_lines else RunningText(dataset)
 
 
-def find_copied(model: str, text: str, prompt: str = "") -> dict[str, Any]:
+CopiedText = Annotated[Text, Field(max_length=MAX_CHARS, description=f"a text of up to {MAX_CHARS:,} characters")]
+
+
+def find_copied(model: ModelId, text: CopiedText, prompt: CopiedText = "") -> dict[str, Any]:
     """Compare a text with the training text of a model.
 
     Positions are in code points. An index is built on first use, which takes about a second.
@@ -83,8 +88,6 @@ def find_copied(model: str, text: str, prompt: str = "") -> dict[str, Any]:
     Raises:
         ValueError: In a sentence for the visitor.
     """
-    if not isinstance(text, str) or not isinstance(prompt, str):
-        raise ValueError("The text and the prompt must be strings.")
     if len(text) + len(prompt) > MAX_CHARS:
         raise ValueError(f"The text has more than {MAX_CHARS:,} characters, which is the most that can be compared.")
     entry = get_model(model)

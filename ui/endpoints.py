@@ -1,7 +1,6 @@
 """JSON endpoints for the page's scripts: bounded in size, in number and in what an error may say."""
 
 import asyncio
-import inspect
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +9,8 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+
+from ui.schema import schema_of
 
 MAX_BODY_BYTES = 256_000  # 5,000 characters of any script, escaped, with room to spare
 BUSY = "Too many people are using this page right now. Please try again in a moment."
@@ -49,20 +50,26 @@ class Limit:
 compute = Limit(running=2, waiting=256)  # everything but streams of text
 
 
-async def read_body(request: Request) -> dict[str, Any]:
-    """The JSON object in the body of a request.
-
-    Raises:
-        ValueError: If it is too large, or not a JSON object.
-    """
+async def read_content(request: Request) -> bytes:
+    """The body of a request. Raises ValueError, in a sentence for the visitor, if it is too large."""
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise ValueError(f"The request has more than {MAX_BODY_BYTES // 1000:,} kB, which is the most this page takes.")
+    return body
+
+
+async def read_body(request: Request) -> dict[str, Any]:
+    """The JSON object in the body of a request. Raises ValueError, in a sentence, if it is too large, or not a JSON object."""
+    return parse_object(await read_content(request))
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """A JSON object. Raises ValueError, in a sentence for the visitor, for anything else."""
     try:
         values = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested too deeply
         values = None
     if not isinstance(values, dict):
         raise ValueError("The request must be a JSON object.")
@@ -79,22 +86,19 @@ def json_endpoint(function: Callable[..., Any], limit: Limit = compute) -> Calla
     """An endpoint that calls a function with the values of the request's JSON body, in a thread.
 
     Args:
-        function: Gets the values by name, and returns what becomes JSON. A ValueError of it is a sentence for the visitor.
+        function: Gets the values by name, and returns what becomes JSON. Its annotations are the schema of the values
+            (`ui/schema.py`). A ValueError of it is a sentence for the visitor.
         limit: Bounds how many calls run at the same time.
     """
-    parameters = inspect.signature(function)
+    schema = schema_of(function)
 
     @wraps(function)
     async def endpoint(request: Request) -> Response:
         try:
             values = await read_body(request) if request.method == "POST" else {}
-            values |= request.path_params
-            try:
-                parameters.bind(**values)
-            except TypeError as error:
-                raise ValueError(f"The request does not fit this endpoint: {error}.") from None
+            arguments = schema.parse(values | request.path_params)
             async with limit.slot():
-                return JSONResponse(await asyncio.to_thread(function, **values))
+                return JSONResponse(await asyncio.to_thread(function, **dict(arguments)))
         except (ValueError, BusyError) as error:
             return error_response(error)
 

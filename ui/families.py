@@ -9,8 +9,9 @@ import math
 from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from starlette.routing import BaseRoute, Route
 
 from gpt import CheckpointError, LatentModel
@@ -21,6 +22,7 @@ from gpt.sampling import MAX_SEED
 from train.data import SOURCES, load_shipped_dataset
 from ui.endpoints import json_endpoint
 from ui.model_registry import ModelEntry, list_models
+from ui.schema import ModelId, Seed
 from ui.tabs.learn import replay_path
 
 FAMILIES = ("ngram", "gpt", "vae", "gan", "diffusion", "latent-diffusion")  # the best model of each takes part
@@ -28,6 +30,7 @@ TEXTS = {"names": ("name", 12), "shakespeare": ("line", 4)}  # by data set: what
 MEASURES = Path(__file__).with_name("family_measures.json")
 WISHES = {"names": 24, "shakespeare": 12}  # lines that are drawn under conditions
 MAX_GUIDANCE = 10
+MAX_CONDITIONS = 8
 GAME_TEXT = "names"
 ROUNDS = 12
 DRAWS_PER_MODEL = 20  # from which the generated names of a game are chosen
@@ -119,7 +122,7 @@ def _measures_of(entry: ModelEntry, measured: dict[str, Any]) -> dict[str, Any] 
     return measures if measures.get("training_log") == identify(entry) else None
 
 
-def draw(model: Any, seed: Any) -> dict[str, Any]:
+def draw(model: ModelId, seed: Seed) -> dict[str, Any]:
     """Lines drawn by a model.
 
     Args:
@@ -129,16 +132,10 @@ def draw(model: Any, seed: Any) -> dict[str, Any]:
     Raises:
         ValueError: In a sentence for the visitor.
     """
-    _check_seed(seed)
     for text, (_, count) in TEXTS.items():
         if any(entry.id == model for entry in stage_models(text)):
             return {"lines": _draw(text, model, count, seed)}
-    raise ValueError(f"{str(model)[:60]!r} is none of the models on this stage.")
-
-
-def _check_seed(seed: Any) -> None:
-    if type(seed) is not int or not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"The seed must be a whole number from 0 to {MAX_SEED:,}.")
+    raise ValueError(f"{model[:60]!r} is none of the models on this stage.")
 
 
 @lru_cache(maxsize=256)
@@ -153,7 +150,13 @@ def _conditional_models() -> list[tuple[str, ModelEntry]]:
     return [(text, entry) for text in TEXTS for entry in stage_models(text) if isinstance(entry.lm, TextLatentDiffusion)]
 
 
-def wish(model: Any, condition: Any, guidance: Any, seed: Any) -> dict[str, Any]:
+Condition = Annotated[
+    dict[str, str], Field(max_length=MAX_CONDITIONS, description="values of conditions by name, such as the first letter")
+]
+Guidance = Annotated[float, Field(ge=0, le=MAX_GUIDANCE, description=f"a number from 0 to {MAX_GUIDANCE}")]
+
+
+def wish(model: ModelId, condition: Condition, guidance: Guidance, seed: Seed) -> dict[str, Any]:
     """Lines drawn under conditions.
 
     Args:
@@ -168,18 +171,13 @@ def wish(model: Any, condition: Any, guidance: Any, seed: Any) -> dict[str, Any]
     Raises:
         ValueError: In a sentence for the visitor.
     """
-    _check_seed(seed)
-    if type(guidance) not in (int, float) or not 0 <= guidance <= MAX_GUIDANCE:
-        raise ValueError(f"The guidance must be a number from 0 to {MAX_GUIDANCE}.")
     for text, entry in _conditional_models():
         if entry.id == model:
-            if not isinstance(condition, dict) or any(
-                value not in entry.lm.conditions.get(name, ()) for name, value in condition.items()
-            ):
+            if any(value not in entry.lm.conditions.get(name, ()) for name, value in condition.items()):
                 raise ValueError(f"{entry.id} does not know this wish; it knows {', '.join(entry.lm.conditions)}.")
             lines = entry.lm.sample(WISHES[text], seed, condition, guidance)
             return {"lines": lines, "met": [condition.items() <= line_traits(line).items() for line in lines]}
-    raise ValueError(f"{str(model)[:60]!r} takes no wishes.")
+    raise ValueError(f"{model[:60]!r} takes no wishes.")
 
 
 def _find_gan() -> TextGAN | None:
@@ -187,7 +185,7 @@ def _find_gan() -> TextGAN | None:
     return next((entry.lm for entry in stage_models(GAME_TEXT) if isinstance(entry.lm, TextGAN)), None)
 
 
-def walk(seed: Any) -> dict[str, Any]:
+def walk(seed: Seed) -> dict[str, Any]:
     """Two walks between the same two names: one through the latent space of the GAN, one through that of the VAE.
 
     The GAN has no encoder, so it draws the names, and the VAE encodes them.
@@ -198,7 +196,6 @@ def walk(seed: Any) -> dict[str, Any]:
     Raises:
         ValueError: In a sentence for the visitor, if there is no GAN or no VAE.
     """
-    _check_seed(seed)
     gan = _find_gan()
     vae = next((entry.lm for entry in stage_models(GAME_TEXT) if isinstance(entry.lm, LatentModel)), None)
     if gan is None or vae is None:
@@ -221,7 +218,7 @@ def _replayable() -> list[ModelEntry]:
     return [entry for entry in entries if entry.family.likelihood == "none" and replay_path(entry)]
 
 
-def replay(model: str) -> dict[str, Any]:
+def replay(model: ModelId) -> dict[str, Any]:
     """Lines that a model drew at several moments of its training, from the same latent vectors.
 
     Args:
@@ -253,7 +250,7 @@ def replay(model: str) -> dict[str, Any]:
     return {"points": points}
 
 
-def play(seed: Any) -> dict[str, Any]:
+def play(seed: Seed) -> dict[str, Any]:
     """The rounds of a game: a real name that no model has seen beside a generated one.
 
     Args:
@@ -267,7 +264,6 @@ def play(seed: Any) -> dict[str, Any]:
     Raises:
         ValueError: In a sentence for the visitor.
     """
-    _check_seed(seed)
     gan = _find_gan()
     if gan is None:
         raise ValueError("This page has no GAN, so there is no critic to play against.")

@@ -1,24 +1,34 @@
 """The endpoint of the tab "Look inside": what a GPT looked at, and what it would have said after each layer."""
 
 import base64
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from starlette.routing import BaseRoute, Route
 from torch import Tensor
 
 from gpt import LanguageModel
 from gpt.inspection import find_gpt, inspect, logit_lens, receptive_field
 from gpt.models.registry import family_of
-from gpt.tokenizer import Encoded, name_characters
+from gpt.tokenizer import name_characters
 from ui.endpoints import json_endpoint
 from ui.model_registry import get_model
-from ui.session import MAX_PROMPT_CHARS, MAX_TEXT_TOKENS
+from ui.schema import MAX_INT32, MAX_TEXT_TOKENS, ModelId, Prompt
 
 GUESSES = 3  # the likeliest tokens after each layer
 
 
-def inspect_token(model: str, prompt: str, tokens: list[int] | None = None, at: int | None = None) -> dict[str, Any]:
+TokenIds = Annotated[
+    list[Annotated[int, Field(ge=0, le=MAX_INT32)]],
+    Field(max_length=MAX_TEXT_TOKENS, description=f"a list of up to {MAX_TEXT_TOKENS:,} whole numbers, the ids of tokens"),
+]
+Place = Annotated[
+    int | None, Field(ge=-MAX_INT32, le=MAX_INT32, description="a whole number, the index of a token, or null for the last one")
+]
+
+
+def inspect_token(model: ModelId, prompt: Prompt, tokens: TokenIds = [], at: Place = None) -> dict[str, Any]:  # noqa: B006
     """What a model computed to choose one token of a text.
 
     Args:
@@ -42,14 +52,15 @@ def inspect_token(model: str, prompt: str, tokens: list[int] | None = None, at: 
     Raises:
         ValueError: In a sentence for the visitor, if it is not possible.
     """
-    lm = get_model(_check(model, str, "model")).lm
-    prompt_ids, unknown_chars = _encode_prompt(lm, prompt)
-    generated = _check_tokens(tokens or [], len(lm.tokenizer))
-    ids = prompt_ids + generated
-    at = len(generated) - 1 if at is None else _check(at, int, "place")
+    lm = get_model(model).lm
+    if (highest := max(tokens, default=0)) >= len(lm.tokenizer):
+        raise ValueError(f"The tokens have {highest:,}; those of this model go from 0 to {len(lm.tokenizer) - 1:,}.")
+    prompt_ids, unknown_chars = lm.tokenizer.encode(lm.tokenizer.normalize(prompt))
+    ids = prompt_ids + tokens
+    at = len(tokens) - 1 if at is None else at
     position = len(prompt_ids) + at if ids else 0
     if not 0 <= position <= len(ids):
-        raise ValueError(f"The place is {at:,}; this text has the places {-len(prompt_ids):,} to {len(generated):,}.")
+        raise ValueError(f"The place is {at:,}; this text has the places {-len(prompt_ids):,} to {len(tokens):,}.")
     gpt = find_gpt(lm.model)
     if gpt is None:
         raise ValueError(f"{lm.name} has no attention to look at; choose a GPT, or a mixture with one.")
@@ -86,27 +97,6 @@ def _lens(lm: LanguageModel, logprobs: Tensor, chosen: int | None) -> list[dict[
             }
         )
     return rows
-
-
-def _encode_prompt(lm: LanguageModel, prompt: Any) -> Encoded:
-    if len(_check(prompt, str, "prompt")) > MAX_PROMPT_CHARS:
-        raise ValueError(f"The text has {len(prompt):,} characters; this page looks into up to {MAX_PROMPT_CHARS:,}.")
-    return lm.tokenizer.encode(lm.tokenizer.normalize(prompt))
-
-
-def _check_tokens(tokens: Any, vocab_size: int) -> list[int]:
-    if not isinstance(tokens, list) or not all(type(i) is int and 0 <= i < vocab_size for i in tokens):
-        raise ValueError(f"The tokens must be a list of whole numbers below {vocab_size:,}.")
-    if len(tokens) > MAX_TEXT_TOKENS:
-        raise ValueError(f"There are {len(tokens):,} tokens; this page looks into up to {MAX_TEXT_TOKENS:,}.")
-    return tokens
-
-
-def _check(value: Any, kind: type, name: str) -> Any:
-    """Return `value` if it is of a type. Raises ValueError, in a sentence for the visitor, if not."""
-    if type(value) is not kind:
-        raise ValueError(f"The {name} must be {'a text' if kind is str else 'a whole number'}.")
-    return value
 
 
 def routes() -> list[BaseRoute]:

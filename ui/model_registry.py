@@ -204,7 +204,7 @@ def _find_model(id: str) -> ModelEntry:
     if HUB_ID.fullmatch(id.partition("@")[0]):
         raise ValueError(f"The model {id[:80]} is not open here (any more); open it from the Hub again.")
     if id.startswith(OWN_PREFIX):
-        raise ValueError(f"The model {id[:60]} belongs to another visit, or to one that is over; train it again.")
+        raise ValueError(f"The model {id[:60]!r} belongs to another visit, or to one that is over; train it again.")
     raise ValueError(f"There is no model called {id[:60]!r} here; pick one of {', '.join(e.id for e in list_models())}.")
 
 

@@ -12,6 +12,7 @@ from ui import assets, lessons, routes
 from ui.api import add_endpoint, generate, list_models, score
 from ui.model_registry import default_model
 from ui.model_registry import list_models as list_entries
+from ui.refusals import PageBlocks, RefusalMiddleware
 from ui.source import source_address
 from ui.splash import SplashMiddleware
 from ui.tabs import inside, learn, morph, train, write
@@ -27,7 +28,7 @@ def build() -> gr.Blocks:
     list_entries()
     lessons.load_lessons()
     page: gr.Blocks
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+    with PageBlocks(title=TITLE, analytics_enabled=False) as page:
         gr.HTML(f"<h1>{TITLE}</h1><p>{escape(HEADLINE)}</p>", elem_id="head")
         gr.HTML("", js_on_load=assets.mount("lesson-panel"), apply_default_css=False, elem_id="lesson-panel")
         with gr.Tabs(elem_id="tabs", overflow_behavior="wrap"):
@@ -58,7 +59,8 @@ def build() -> gr.Blocks:
         engine_names = gr.HTML("", elem_id="engines")
         page.load(engines, None, engine_names, api_visibility="private", show_progress="hidden", queue=False)
     threading.Thread(target=engines, daemon=True).start()  # compiles the C kernel on first use, which takes seconds
-    page.queue(max_size=256)  # further visitors are refused at once instead of waiting longer
+    # Further visitors are refused at once instead of waiting longer, and nobody can pass by the queue.
+    page.queue(max_size=256, api_open=False)
     return page
 
 
@@ -89,5 +91,8 @@ def launch_options() -> dict[str, Any]:
         "theme": theme(),
         "css_paths": assets.STYLESHEETS,
         "head": assets.head(),
-        "app_kwargs": {"middleware": [splash, Middleware(VisitMiddleware)], "routes": routes.routes()},
+        "app_kwargs": {
+            "middleware": [splash, Middleware(VisitMiddleware), Middleware(RefusalMiddleware)],
+            "routes": routes.routes(),
+        },
     }

@@ -4,8 +4,9 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -19,7 +20,8 @@ from ui.assets import STATIC
 from ui.endpoints import BUSY, BusyError, Limit, error_response, json_endpoint, read_body
 from ui.hub_panel import open_from_hub, open_models
 from ui.model_registry import ModelEntry, default_model
-from ui.session import MAX_TEXT_TOKENS, GenerationRequest, GenerationSession, SessionStore
+from ui.schema import MAX_INT32, MAX_TEXT_TOKENS, Arguments, Link, ModelId
+from ui.session import GenerationRequest, GenerationSession, SessionStore
 from ui.shutdown import shutdown
 from ui.tabs import learn
 from ui.visits import visits
@@ -78,22 +80,35 @@ async def health(request: Request) -> Response:
     return JSONResponse({"status": status, "texts": shutdown.readers}, 503 if shutdown.has_begun else 200)
 
 
+class StreamArguments(Arguments):
+    """What `generate` takes: a link, and the indices of the first token to send and of the one after the last."""
+
+    query: Link
+    start: Annotated[int, Field(ge=0, le=MAX_INT32, description="a whole number from 0 up")] = 0
+    end: Annotated[int, Field(ge=1, le=MAX_INT32, description="a whole number from 1 up")]
+
+
+class OpenArguments(Arguments):
+    """What `open_model` takes: "user/repo" or "user/repo@commit"."""
+
+    id: ModelId
+
+
 async def generate(request: Request) -> Response:
     """Stream a text as JSON lines: what is generated, then tokens about 10 times a second.
 
-    The body has a link's `query`, and `start` and `end`, the indices of the first token to send and of the one after the
-    last. The first line has the query with its seed, the prompt as the model reads it, the characters of it that it does
-    not know, and remarks about it; each other line has the ids, texts, surprisals in bits and distributions of some tokens,
-    and how many tokens a second the server generated so far.
+    The body has `StreamArguments`. The first line has the query with its seed, the prompt as the model reads it, the characters
+    of it that it does not know, and remarks about it; each other line has the ids, texts, surprisals in bits and distributions
+    of some tokens, and how many tokens a second the server generated so far.
     """
     try:
-        values = await read_body(request)
-        query, start, end = values.get("query"), values.get("start", 0), values.get("end")
-        if not isinstance(query, str) or type(start) is not int or type(end) is not int or not 0 <= start < end:
-            raise ValueError("The request needs a query, and the whole numbers start and end, start below end.")
+        values = StreamArguments.parse(await read_body(request))
+        start, end = values.start, values.end
         if end > MAX_TEXT_TOKENS:
             raise ValueError(f"A text here has up to {MAX_TEXT_TOKENS:,} characters or pieces of words; this one is full.")
-        session = await sessions.get(GenerationRequest.from_query(query, default_model().id))
+        if start >= end:
+            raise ValueError(f"The start is {start:,} and the end {end:,}; the start must be below the end.")
+        session = await sessions.get(GenerationRequest.from_query(values.query, default_model().id))
     except ValueError as error:
         return error_response(error)
 
@@ -131,13 +146,10 @@ async def text_lines(session: GenerationSession, start: int, end: int) -> AsyncI
 async def open_model(request: Request) -> Response:
     """Open a model from the Hub, as JSON lines: messages about the progress, then its id, or an error.
 
-    The body has the `id`: "user/repo" or "user/repo@commit".
+    The body has `OpenArguments`.
     """
     try:
-        values = await read_body(request)
-        id = values.get("id")
-        if not isinstance(id, str):
-            raise ValueError("The request needs the id of a model.")
+        id = OpenArguments.parse(await read_body(request)).id
     except ValueError as error:
         return error_response(error)
 

@@ -3,22 +3,28 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from starlette.routing import BaseRoute, Route
 
 from gpt import LatentModel
 from ui.endpoints import json_endpoint
 from ui.model_registry import get_model
-from ui.session import replace_invalid
+from ui.schema import ModelId, Prompt
 
-MAX_TEXT_CHARS = 5_000
 MAX_MODELS = 32
 LATENT_SAMPLES = 8  # with 64, as on the cards, 5,000 characters take a VAE seconds
 _threads = ThreadPoolExecutor(2, "score")  # of all requests together
 
 
-def score(models: Any, text: Any) -> dict[str, Any]:
+Models = Annotated[
+    list[ModelId],
+    Field(min_length=1, max_length=MAX_MODELS, description=f"a list of the ids of 1 to {MAX_MODELS} different models"),
+]
+
+
+def score(models: Models, text: Prompt) -> dict[str, Any]:
     """The surprisal of each token of a text under several models.
 
     Args:
@@ -32,17 +38,12 @@ def score(models: Any, text: Any) -> dict[str, Any]:
         score the text has "error", a sentence, instead.
 
     Raises:
-        ValueError: If the text is too long, or an argument is not of its type.
+        ValueError: If there is no text, or a model is named twice.
     """
-    if not isinstance(text, str) or not isinstance(models, list) or not all(isinstance(id, str) for id in models):
-        raise ValueError("The text must be text, and the models a list of their names.")
-    if not 0 < len(models) <= MAX_MODELS or len(set(models)) < len(models):
+    if len(set(models)) < len(models):
         raise ValueError(f"Choose 1 to {MAX_MODELS} different models.")
-    if len(text) > MAX_TEXT_CHARS:
-        raise ValueError(f"This text has {len(text):,} characters; up to {MAX_TEXT_CHARS:,} are scored at a time.")
     if not text:
         raise ValueError("There is no text to score yet.")
-    text = replace_invalid(text)
     # From the last to the first: the best models are listed last and take longest, and the quick ones fill the gaps.
     contexts = [copy_context() for _ in models]  # the threads know the visitor's own models
     scores = list(_threads.map(lambda context, id: context.run(_score, id, text), contexts, reversed(models)))

@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Container, Iterator, Mapping
+from collections.abc import AsyncGenerator, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, fields, replace
@@ -23,12 +23,10 @@ from gpt.scheduler import BatchScheduler
 from gpt.tokenizer import name_characters
 from ui.endpoints import BUSY
 from ui.model_registry import get_model, is_open
+from ui.schema import MAX_TEXT_TOKENS, AnySeed, Arguments, Branch, LinkLength, MinP, ModelId, Prompt, Temperature, TopK, TopP
 from ui.shutdown import RESTARTING, shutdown
 
-MAX_PROMPT_CHARS = 5_000
-MAX_TEXT_TOKENS = 5_000  # that one text may grow to
 MAX_RUN_TOKENS = 1_000  # that one press of a button generates
-MAX_TEMPERATURE = 2
 MAX_SESSIONS = 64  # texts that are kept; a forgotten one is generated again
 MAX_SESSION_BYTES = 64_000_000  # that they hold together; one of a shipped model holds up to 3.5 MB
 MAX_ACTIVE_BYTES = 1_000_000_000  # of the states of texts that grow; 128 of the largest shipped model need 300 MB
@@ -39,31 +37,27 @@ scheduler = BatchScheduler()
 # A long prompt takes a second. So each length has a thread of its own, and short ones do not wait for long ones.
 _short_prompts, _long_prompts = ThreadPoolExecutor(1, "short-prompts"), ThreadPoolExecutor(1, "long-prompts")
 
-# The parameters of a link to a text, and how to parse them.
-LINK: dict[str, Callable[[str], Any]] = {
-    "model": str,
-    "prompt": str,
-    "seed": int,
-    "length": int,
-    "temperature": float,
-    "top_k": int,
-    "top_p": float,
-    "min_p": float,
-    "branch": parse_forced,
-}
 
+class LinkArguments(Arguments):
+    """The parameters of a link to a text. One without a model shows the page's default."""
 
-def replace_invalid(text: str) -> str:
-    """Replace lone surrogates and NUL, which are not valid in JSON or a shell, by U+FFFD, which few models know."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
+    model: ModelId = ""
+    prompt: Prompt = ""
+    seed: AnySeed = None
+    length: LinkLength = LENGTH
+    temperature: Temperature = SamplingParams.temperature
+    top_k: TopK = 0
+    top_p: TopP = 1.0
+    min_p: MinP = 0.0
+    branch: Branch = ""
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A model, a prompt and how to continue it.
+    """A model, a prompt and how to continue it, within the bounds of `ui/schema.py`.
 
     Raises:
-        ValueError: In a sentence for the visitor, if something is out of bounds.
+        ValueError: In a sentence for the visitor, if there is no such model, or the branch has tokens that it does not know.
     """
 
     model: str
@@ -71,23 +65,24 @@ class GenerationRequest:
     params: SamplingParams
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, str) or not isinstance(self.prompt, str):
-            raise ValueError("The model's name and the prompt must both be text.")
-        tokenizer = get_model(self.model).lm.tokenizer
-        unit = tokenizer.unit
-        if len(self.prompt) > MAX_PROMPT_CHARS:
-            raise ValueError(f"This prompt has {len(self.prompt):,} characters; the page takes up to {MAX_PROMPT_CHARS:,}.")
-        if self.params.max_new_tokens > MAX_TEXT_TOKENS:
-            raise ValueError(f"The length is {self.params.max_new_tokens:,}; a text here has up to {MAX_TEXT_TOKENS:,} {unit}s.")
-        if self.params.temperature > MAX_TEMPERATURE:
-            raise ValueError(f"The temperature is {self.params.temperature}; here it goes from 0 to {MAX_TEMPERATURE}.")
-        if len(self.params.forced) > MAX_TEXT_TOKENS:
-            raise ValueError(f"This branch has {len(self.params.forced):,} choices; a text here has up to {MAX_TEXT_TOKENS:,}.")
-        if (highest := max((token for _, token in self.params.forced), default=0)) >= len(tokenizer):
-            raise ValueError(f"The branch has token {highest}; those of this model go from 0 to {len(tokenizer) - 1}.")
-        object.__setattr__(self, "prompt", replace_invalid(self.prompt))
+        size = len(get_model(self.model).lm.tokenizer)
+        if (highest := max((token for _, token in self.params.forced), default=0)) >= size:
+            raise ValueError(f"The branch has token {highest}; those of this model go from 0 to {size - 1}.")
         if self.params.seed is None:
             object.__setattr__(self, "params", self.params.seeded())
+
+    @classmethod
+    def create(cls, model: str, prompt: str, length: int, branch: str, **settings: Any) -> "GenerationRequest":
+        """A request from the values of a schema.
+
+        Args:
+            model: The id of a model.
+            prompt: What to continue.
+            length: Number of tokens.
+            branch: Tokens that are given, as in a link.
+            settings: Further arguments of `SamplingParams`.
+        """
+        return cls(model, prompt, SamplingParams(max_new_tokens=length, forced=parse_forced(branch), **settings))
 
     @property
     def of_any_length(self) -> "GenerationRequest":
@@ -111,20 +106,10 @@ class GenerationRequest:
         Raises:
             ValueError: In a sentence for the visitor, if a value is not of its type or out of bounds.
         """
-        texts = dict(parse_qsl(query, keep_blank_values=True)) if isinstance(query, str) else dict(query)
-        values: dict[str, Any] = {"model": default_model, "prompt": ""}
-        for name in texts.keys() & LINK.keys():
-            try:
-                values[name] = LINK[name](texts[name])
-            except ValueError:
-                kinds: dict[object, str] = {int: "a whole number", float: "a number"}
-                kind = kinds.get(LINK[name], "a list such as 12.45,40.3")
-                raise ValueError(f"The {name} is {texts[name][:60]!r}, which is not {kind}.") from None
-        for name, parameter in (("length", "max_new_tokens"), ("branch", "forced")):
-            if name in values:
-                values[parameter] = values.pop(name)
-        model, prompt = values.pop("model"), values.pop("prompt")
-        return cls(model, prompt, SamplingParams(**values))  # which checks each of them itself
+        texts = parse_qsl(query, keep_blank_values=True) if isinstance(query, str) else query.items()
+        values = {name: text for name, text in texts if name in LinkArguments.model_fields}
+        link = LinkArguments.parse(values, strict=False)
+        return cls.create(**dict(link) | {"model": link.model or default_model})
 
     def settings(self, length: int) -> dict[str, Any]:
         """The arguments of `SamplingParams` that generate `length` tokens of this text, without most defaults."""

@@ -3,9 +3,10 @@
 import json
 import re
 import shlex
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
+from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse
@@ -13,6 +14,7 @@ from starlette.routing import Route
 
 from gpt.sampling import format_forced
 from ui.model_registry import ModelEntry, default_model, get_model
+from ui.schema import Link, Text
 from ui.session import GenerationRequest
 
 FILES_PATH = "weights"  # in the address of a file
@@ -74,7 +76,10 @@ def _arguments(request: GenerationRequest, length: int) -> dict[str, Any]:
     return {"model": request.model, "prompt": request.prompt, "length": settings.pop("max_new_tokens"), **settings}
 
 
-def programs(query: str, address: str = "") -> dict[str, Any]:
+Address = Annotated[Text, Field(max_length=2_000, description="the address of the page")]
+
+
+def programs(query: Link, address: Address = "") -> dict[str, Any]:
     """What the panel shows for the text on the screen.
 
     Args:

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ui.assets import read
-from ui.session import LINK
+from ui.session import LinkArguments
 
 
 class SplashMiddleware:
@@ -33,7 +33,7 @@ class SplashMiddleware:
         if scope["type"] != "http" or scope["path"] != "/":
             await self.app(scope, receive, send)
             return
-        is_link = bool(parse_qs(scope["query_string"].decode("latin-1")).keys() & LINK.keys())
+        is_link = bool(parse_qs(scope["query_string"].decode("latin-1")).keys() & LinkArguments.model_fields.keys())
         start: Message = {}
         body = b""
 

@@ -11,8 +11,9 @@ from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, Field
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
@@ -27,6 +28,7 @@ from train.text_report import report_text
 from ui.endpoints import BusyError, Limit, compute, error_response, json_endpoint, read_body
 from ui.jobs import Event, JobProcess, JobQueue
 from ui.model_registry import get_model
+from ui.schema import Arguments, Text, one_of
 from ui.visits import Visit, current_visit, visits
 
 TEXTS = Path(__file__).parent / "texts"  # original texts to try: NAME.txt each, and index.json
@@ -34,8 +36,8 @@ UPLOAD_S = 120.0  # the most that an upload may take
 SEED = 1337
 SECONDS = (15, 30, 60, 120)
 MAX_DROPOUT = 0.5
-TOKENIZER = re.compile(r"char|bpe:(\d{3,4})")
 MAX_VOCABULARY = 2048
+MAX_NAME_CHARS = 300
 MODEL_FILES = (*FILES, "README.md", "loss_curve.svg")  # what a .zip has of a weights folder
 
 uploads = Limit(running=4, waiting=16)
@@ -91,7 +93,38 @@ def _clean_name(name: str) -> str:
     return re.sub(r"[^\w-]+", "-", name[:60].rpartition(".txt")[0] or name[:60]).strip("-")[:40] or "my-text"
 
 
-def report(is_lines: bool, tokenizer: str) -> dict[str, Any]:
+def _check_tokenizer(name: str) -> str:
+    if int(name.removeprefix("bpe:") if name != "char" else 0) > MAX_VOCABULARY:
+        raise ValueError
+    return name
+
+
+def _check_seconds(seconds: int) -> int:
+    if seconds not in SECONDS:
+        raise ValueError
+    return seconds
+
+
+IsLines = Annotated[bool, Field(description="true or false")]
+TokenizerName = Annotated[
+    str,
+    Field(pattern="^(char|bpe:[0-9]{3,4})$", description=f"char or bpe:N with N up to {MAX_VOCABULARY}"),
+    AfterValidator(_check_tokenizer),
+]
+
+
+class TrainingArguments(Arguments):
+    """What a visitor chooses for a training; a dropout of null is set by the rule."""
+
+    kind: Annotated[str, one_of(*KINDS), Field(description=f"one of {', '.join(KINDS)}")]
+    size: Annotated[str, one_of(*SIZES), Field(description=f"one of {', '.join(SIZES)}")]
+    tokenizer: TokenizerName
+    is_lines: IsLines
+    dropout: Annotated[float | None, Field(ge=0, le=MAX_DROPOUT, description=f"a number from 0 to {MAX_DROPOUT}, or null")] = None
+    seconds: Annotated[int, AfterValidator(_check_seconds), Field(description=f"one of {', '.join(map(str, SECONDS))}")]
+
+
+def report(is_lines: IsLines, tokenizer: TokenizerName) -> dict[str, Any]:
     """The report on the text of the visit with other choices.
 
     Args:
@@ -101,34 +134,14 @@ def report(is_lines: bool, tokenizer: str) -> dict[str, Any]:
     Raises:
         ValueError: In a sentence for the visitor.
     """
-    _check_text_choices(is_lines, tokenizer)
     return asdict(report_text(get_visit().text, is_lines, tokenizer))
 
 
-def _check_text_choices(is_lines: Any, tokenizer: Any) -> None:
-    match = TOKENIZER.fullmatch(tokenizer) if isinstance(tokenizer, str) else None
-    if not isinstance(is_lines, bool) or not match or not 0 <= int(match[1] or 0) <= MAX_VOCABULARY:
-        raise ValueError(f"is_lines must be true or false, and the tokenizer char or bpe:N with N up to {MAX_VOCABULARY}.")
-
-
-def make_settings(
-    visit: Visit, kind: Any, size: Any, tokenizer: Any, is_lines: Any, dropout: Any, seconds: Any
-) -> dict[str, Any]:
-    """Check what a visitor chose; returns the settings of a job, without its files.
-
-    Raises:
-        ValueError: In a sentence for the visitor.
-    """
-    _check_text_choices(is_lines, tokenizer)
-    for name, value, values in (("kind", kind, KINDS), ("size", size, SIZES), ("seconds", seconds, SECONDS)):
-        if type(value) is not type(values[0]) or value not in values:
-            raise ValueError(f"The {name} is {str(value)[:60]!r}; choose one of {', '.join(map(str, values))}.")
-    if dropout is not None and (type(dropout) not in (int, float) or not 0 <= dropout <= MAX_DROPOUT):
-        raise ValueError(f"The dropout is {str(dropout)[:60]!r}; it goes from 0 to {MAX_DROPOUT}.")
-    if problem := report_text(visit.text, is_lines, tokenizer).problem:
+def make_settings(visit: Visit, choices: TrainingArguments) -> dict[str, Any]:
+    """The settings of a job, without its files. Raises ValueError, in a sentence for the visitor, if the text does not do."""
+    if problem := report_text(visit.text, choices.is_lines, choices.tokenizer).problem:
         raise ValueError(problem)
-    choices = {"kind": kind, "size": size, "tokenizer": tokenizer, "is_lines": is_lines, "dropout": dropout, "seconds": seconds}
-    return {"name": visit.name, "seed": SEED, **choices}
+    return {"name": visit.name, "seed": SEED, **dict(choices)}
 
 
 class JobResponse(StreamingResponse):
@@ -173,15 +186,14 @@ class JobResponse(StreamingResponse):
 async def run(request: Request) -> Response:
     """Train a model on the text of the visit, as JSON lines: the events of `train/worker.py`.
 
-    The body has `kind`, `size`, `tokenizer`, `is_lines`, `dropout` (null: by the rule) and `seconds`. While others train, the
+    The body has `TrainingArguments`. While others train, the
     events are {"event": "queue", "before": how many, "seconds": until the first of them has ended}. In the last event, the
     models have an `id`. A second training of a visit ends the first one.
     """
     try:
         visit = get_visit()
-        values = await read_body(request)
-        names = ("kind", "size", "tokenizer", "is_lines", "dropout", "seconds")
-        settings = await asyncio.to_thread(make_settings, visit, *(values.get(name) for name in names))
+        choices = TrainingArguments.parse(await read_body(request))
+        settings = await asyncio.to_thread(make_settings, visit, choices)
         queue.check()
     except ValueError as error:
         return error_response(error)
@@ -239,13 +251,16 @@ async def send_zip(request: Request) -> Response:
     return Response(content, media_type="application/zip", headers=headers)
 
 
+TextName = Annotated[Text, Field(max_length=MAX_NAME_CHARS, description="the name of a text")]
+
+
 def list_texts() -> list[dict[str, str]]:
     """The texts to try: name, title and a sentence."""
     texts: list[dict[str, str]] = json.loads((TEXTS / "index.json").read_text(encoding="utf-8"))
     return texts
 
 
-def get_text(name: str) -> dict[str, str]:
+def get_text(name: TextName) -> dict[str, str]:
     """One of them. Raises ValueError, in a sentence for the visitor, if there is none."""
     if name not in [text["name"] for text in list_texts()]:
         raise ValueError(f"There is no text called {name[:60]!r} here.")

@@ -12,6 +12,7 @@ from gpt import hub
 from gpt.checkpoint import REPLAY
 from ui.endpoints import json_endpoint
 from ui.model_registry import ModelEntry, get_model, list_models
+from ui.schema import ModelId
 
 TITLE = "Watch it learn"
 MAX_REPLAY_BYTES = 4_000_000  # about ten points, each of 150 distributions of at most 400 bytes, in base64
@@ -31,7 +32,7 @@ def replays() -> list[str]:
     return [entry.id for entry in list_models() if replay_path(entry)]
 
 
-def replay(model: str) -> dict[str, Any]:
+def replay(model: ModelId) -> dict[str, Any]:
     """The replay of a model.
 
     Args:

@@ -9,7 +9,8 @@ from gpt.sampling import MAX_SEED
 from ui import hub_panel
 from ui.assets import js_call, mount
 from ui.model_registry import list_models
-from ui.session import MAX_PROMPT_CHARS, MAX_RUN_TOKENS, MAX_TEMPERATURE
+from ui.schema import MAX_PROMPT_CHARS, MAX_TEMPERATURE
+from ui.session import MAX_RUN_TOKENS
 
 # By text; the first is what the prompt becomes when a visitor goes to models of the text.
 EXAMPLES = {

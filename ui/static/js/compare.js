@@ -18,7 +18,7 @@ const [FEWEST, MOST] = [2, 4];
 const NUMBERS = ["no", "one", "two", "three", "four", "five"];
 const DEFAULTS = { prompt: "ROMEO:", seed: 7, length: 200, temperature: 0.8 };
 const MAX_CHARS = 500; // of a column: five are read side by side
-const MAX_SCORED_CHARS = 5000; // MAX_TEXT_CHARS in ui/scoring.py
+const MAX_SCORED_CHARS = 5000; // MAX_PROMPT_CHARS in ui/schema.py
 const CONTEXT_CHARS = 16;
 
 let models = [];

@@ -8,7 +8,7 @@
 /** The settings of a text, by their name in a link, with the values that a link leaves out. */
 export const SETTINGS = { length: 300, temperature: 0.8, top_k: 0, top_p: 1, min_p: 0 };
 
-/** The most tokens of a text (MAX_TEXT_TOKENS in ui/session.py). */
+/** The most tokens of a text (MAX_TEXT_TOKENS in ui/schema.py). */
 export const MAX_TEXT_TOKENS = 5000;
 
 /** The most tokens that one press of a button writes (MAX_RUN_TOKENS there). */

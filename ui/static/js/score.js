@@ -11,7 +11,7 @@ import { extremePlaces, pieceAt, toPieces } from "./surprisal.js";
 import { formatBits, nameToken, quote } from "./text.js";
 import { createLegend, createTokens } from "./tokens.js";
 
-const MAX_CHARS = 5000; // MAX_TEXT_CHARS in ui/scoring.py
+const MAX_CHARS = 5000; // MAX_PROMPT_CHARS in ui/schema.py
 const CONTEXT_CHARS = 14;
 const EXAMPLES = [
   {
