@@ -78,6 +78,8 @@ def command_errors(
         try:
             if not all(map(_is_unicode, sys.argv)):
                 raise ValueError("an argument is not valid UTF-8; give file names and texts in UTF-8")
+            if empty := [argument for argument in sys.argv if argument.startswith("--") and argument.endswith("=--")]:
+                raise ValueError(f"{empty[0]} has no value; give one")  # argparse of Python 3.11 takes an empty list for it
             yield
         finally:
             sys.stdout.flush()  # at exit, an error would be a traceback
@@ -85,7 +87,9 @@ def command_errors(
         sys.exit(130)
     except BrokenPipeError:  # the reader has closed the pipe, as `head` does
         pass
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):  # PyTorch has no class for it on a CPU
+            raise
         sys.exit(f"{program}: there is not enough memory for this; give a shorter text or a smaller model")
     except (ValueError, OSError, CheckpointError, *errors) as error:
         sys.exit(1 if is_silent(error) else f"{program}: {as_line(describe_error(error))}")

@@ -6,14 +6,13 @@ import math
 import os
 import re
 import signal
-from dataclasses import asdict
 from random import Random
 
 import pytest
 import torch
 
 from gpt import Tokenizer, load
-from train.__main__ import CONFIG_OPTIONS, build_parser, main, pick_config, recorded_command, show_events
+from train.__main__ import CONFIG_OPTIONS, STOP_SIGNALS, build_parser, main, pick_config, recorded_command, show_events
 from train.advice import choose_config, describe_baselines, describe_verdict
 from train.configs import TRAIN_CONFIGS
 from train.counting import fit_baselines
@@ -134,9 +133,9 @@ def test_a_finished_run_continues_with_a_larger_budget(cli, run, text_file, tmp_
 
 def test_a_larger_budget_keeps_the_size_of_the_run(data):
     words = ["run", "gpt", "--data", "x", "--out", "y", "--resume", "--minutes", "45"]
-    args, resumed = build_parser().parse_args(words), asdict(TRAIN_CONFIGS["gpt"].preset(0.5))
-    assert asdict(pick_config(args, "gpt", data, resumed)) == resumed
-    assert asdict(pick_config(args, "gpt", data)) != resumed
+    args, resumed = build_parser().parse_args(words), TRAIN_CONFIGS["gpt"].preset(0.5)
+    assert pick_config(args, "gpt", data, resumed) == resumed
+    assert pick_config(args, "gpt", data) != resumed
 
 
 @pytest.mark.slow
@@ -481,12 +480,11 @@ def test_the_recorded_command_has_no_absolute_path(words):
 # Events
 
 
-def interrupting_events(before, closed):
-    """Events of a run that is interrupted by Ctrl-C after the first step."""
+def interrupting_events(number, closed):
+    """Events of a run that gets a signal after the first step."""
     try:
-        yield from before
         yield StepEvent(1, 0.5, 2.0, 100.0)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         yield StepEvent(2, 1.0, 2.0, 100.0)
         yield EndEvent(2, 1.0, 100)
     except GeneratorExit:
@@ -494,19 +492,39 @@ def interrupting_events(before, closed):
         raise
 
 
+@pytest.fixture
+def handles_signals():
+    """Signals have their default handlers; under `nohup`, SIGHUP would be ignored."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize("evaluated", [False, True])
-def test_ctrl_c_ends_a_run_between_two_steps(keeps_sigint, capsys, tmp_path, evaluated):
-    handler, closed = signal.getsignal(signal.SIGINT), []
+def test_a_signal_ends_a_run_between_two_steps(handles_signals, capsys, tmp_path, evaluated, number):
+    handler, closed = signal.getsignal(number), []
     if evaluated:
         (tmp_path / "training.json").write_text("{}")
     with pytest.raises(SystemExit) as error:
-        show_events(interrupting_events([], closed), tmp_path)
-    assert error.value.code == 130
+        show_events(interrupting_events(number, closed), tmp_path)
+    assert error.value.code == 128 + number
     assert closed == [True]
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(number) is handler
     out = capsys.readouterr().out
     assert "--resume" in out
     assert ("holds no model yet" in out) is not evaluated
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_nohup_keeps_a_run_alive(keeps_sigint, tmp_path):
+    handler, closed = signal.signal(signal.SIGHUP, signal.SIG_IGN), []
+    try:
+        show_events(interrupting_events(signal.SIGHUP, closed), tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+    assert closed == []
 
 
 def test_ctrl_c_before_the_first_step_ends_with_130(cli, text_file, tmp_path, monkeypatch):

@@ -165,16 +165,16 @@ def start_run(args: argparse.Namespace, device: str, distributed: DistributedCon
     if distributed.is_main_process and (skipped := {reason: n for reason, n in dataset.skipped.items() if n}):
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in skipped.items())
         print(f"Skipped lines of {dataset.name}: {reasons}.", file=sys.stderr)
-    out, command, tokenizer = Path(args.out), recorded_command(sys.argv[1:]), args.tokenizer or "char"
+    out, command, tokenizer = Path(args.out), recorded_command(sys.argv[1:]), "char" if args.tokenizer is None else args.tokenizer
     if method == "counting":
         fit = FIT_FUNCTIONS[args.kind]
         return fit_counts(dataset, out, seed=args.seed, command=command, kind=args.kind, fit=fit, tokenizer=tokenizer)
     if method == "mixing":
         return fit_mixture(dataset, out, args.of, seed=args.seed, command=command)
-    facts = read_facts(out) if args.resume else {}
+    facts = read_facts(out, args.kind) if args.resume else {}
     budget = pick_budget(args, facts)
     compile = device == "cuda" if args.compile is None else args.compile
-    init = load_trained(args.init, dataset)[0] if args.init else None
+    init = load_trained(args.init, dataset)[0] if args.init is not None else None
     config = pick_config(args, args.kind, dataset, facts.get("train_config"), init)
     events = train(
         args.kind,
@@ -189,7 +189,7 @@ def start_run(args: argparse.Namespace, device: str, distributed: DistributedCon
         compile=compile and config.compiles,
         distributed=distributed,
         tokenizer=tokenizer,
-        teacher=load_trained(args.distill, dataset)[0] if args.distill else None,
+        teacher=load_trained(args.distill, dataset)[0] if args.distill is not None else None,
         init=init,
         vae=find_vae(args.vae, dataset) if args.vae else None,
     )
@@ -252,22 +252,35 @@ def recorded_command(words: list[str]) -> str:
     return "python -m train " + shlex.join(recorded)
 
 
-def read_facts(out: Path) -> dict[str, Any]:
-    """The training.json of a run to resume; empty before its first evaluation. Raises ValueError if it is damaged."""
+def read_facts(out: Path, kind: str) -> dict[str, Any]:
+    """The configuration and the budget of a run to resume; empty before its first evaluation.
+
+    Args:
+        out: Its folder.
+        kind: Name of the model family.
+
+    Raises:
+        ValueError: If its training.json is damaged, or of another family.
+    """
     path = out / TRAINING
     if not path.is_file():
         return {}
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        return {"train_config": dict(facts["train_config"]), "budget": dict(facts["budget"])}
-    except (ValueError, LookupError, TypeError):
+        config, budget = TRAIN_CONFIGS[kind](**facts["train_config"]), Budget(**facts["budget"])
+        for field in fields(config):
+            if type(getattr(config, field.name)) not in ((int, float) if field.type is float else (field.type,)):
+                raise TypeError
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise ValueError(f"{path} is damaged, or of a run that cannot be resumed; remove the folder and train again") from None
+    return {"train_config": config, "budget": budget}
 
 
 def pick_budget(args: argparse.Namespace, facts: dict[str, Any]) -> Budget:
     """The budget of the command line, or of the run to resume, or the default."""
     if args.steps is None and args.minutes is None:
-        return Budget(**facts.get("budget", {"minutes": DEFAULT_MINUTES}))
+        budget: Budget = facts.get("budget", Budget(minutes=DEFAULT_MINUTES))
+        return budget
     return Budget(args.steps, args.minutes)
 
 
@@ -275,7 +288,7 @@ def pick_config(
     args: argparse.Namespace,
     kind: str,
     dataset: TextDataset,
-    resumed: dict[str, Any] | None = None,
+    resumed: TrainConfig | None = None,
     init: LanguageModel | None = None,
 ) -> TrainConfig:
     """The training configuration of a family, with the options of the command line.
@@ -295,7 +308,7 @@ def pick_config(
     if unknown := [name for name in options if name not in known]:
         raise ValueError(f"{MODEL_REGISTRY[kind].title} does not take {', '.join(map(flag, unknown))}; leave that out")
     if resumed:
-        return replace(TRAIN_CONFIGS[kind](**resumed), **options)
+        return replace(resumed, **options)
     if dataset.is_lines:
         options = {"context": max(map(len, dataset.documents)) + 1} | options  # 1: the start token
     if init:

@@ -80,7 +80,7 @@ class Attack:
     def time_limit(self) -> Iterator[None]:
         """Fail if the block, with the processes that end in it, takes longer than `LIMIT_S`; stop if it hangs."""
         start = sum(os.times()[:4])
-        faulthandler.dump_traceback_later(HANG_S, exit=True)
+        faulthandler.dump_traceback_later(HANG_S, exit=True, file=sys.__stderr__)
         try:
             yield
         finally:
