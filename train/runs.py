@@ -21,6 +21,7 @@ import torch
 
 from gpt import GPT, CheckpointError, LanguageModel, MaskedDiffusion, SamplingParams, load
 from gpt.checkpoint import REPLAY, WEIGHTS, atomic_write, find_base_folder, names, open_folder, save, sha256_of_file
+from gpt.command_line import shorten
 from gpt.models.base import BaseModel, CausalLM, Model
 from gpt.models.registry import MODEL_REGISTRY
 from train.card import model_reference, render_card, render_loss_curve
@@ -534,10 +535,13 @@ def _resume(path: Path, identity: dict[str, Any], trainer: Trainer, budget: dict
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         before, progress = dict(saved["identity"]), dict(saved["progress"])
+        json.dumps(before)  # refuses tensors
+        if "data" not in before:
+            raise ValueError
     except (*DAMAGE, EOFError, RecursionError, pickle.UnpicklingError):
         raise ValueError(damaged) from None
     if changed := [name for name in identity | before if before.get(name) != identity.get(name)]:
-        then, now = ({name: side.get(name) for name in changed} for side in (before, identity))
+        then, now = (shorten(str({name: side.get(name) for name in changed}), 250) for side in (before, identity))
         raise ValueError(
             f"the run in {path.parent} has {then}, not {now}; resume it with the same settings, except for the budget"
         )
