@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from gpt.engine import Sampler, engine_for, make_sampler
+from gpt.engine import Engine, Request, Sampler, engine_for, make_sampler
 from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM, StepEngine
+from gpt.models.transformer import RotatingKVCache
 from gpt.sampling import SamplingParams, check_no_nan, sample, sampling_probs
 from gpt.text_model import TextModel
 from gpt.tokenizer import StreamDecoder
 
+STEPS_PER_CALL = 8  # tokens of each sequence that one call of the C kernel generates
 PREFILL_CHUNK = 256  # tokens of a prompt that are read at once; bounds the memory that a long one needs
 SCORE_BATCH = 16  # documents that are scored at once; more are hardly faster, and each has a KV cache
 ENGINES = ("C", "PyTorch")
@@ -179,7 +181,8 @@ class LanguageModel(TextModel):
     def stream(self, prompt: str, params: SamplingParams = SamplingParams()) -> Iterator[GenerationStep]:
         """Continue a prompt, one step for each token.
 
-        Lazy: a token is computed when it is asked for. Each token has the same cost for any length of the text.
+        Lazy: a token is computed when it is asked for, and for a GPT in C up to seven more, in the same call. Each token has the
+        same cost for any length of the text.
 
         Args:
             prompt: The text to continue; empty for a new document. Unknown characters are skipped.
@@ -203,18 +206,21 @@ class LanguageModel(TextModel):
         return self._stream_batch(prompts, params)
 
     def _stream_batch(self, prompts: list[str], params: list[SamplingParams]) -> Iterator[list[GenerationStep | None]]:
-        batch, active = BatchGenerator(self), {}
+        batch, active, ahead = BatchGenerator(self), {}, 1
         for i, (prompt, p) in enumerate(zip(prompts, params, strict=True)):
             if p.max_new_tokens:
                 active[i] = self.prefill(prompt, p)
                 batch.insert(active[i])
         while active:
-            steps: list[GenerationStep | None] = [None] * len(prompts)
-            for i, step in zip(list(active), batch.step(), strict=True):
-                steps[i] = step
-                if not active[i].remaining:
-                    batch.remove(active.pop(i))
-            yield steps
+            ahead = batch.steps_at_once(min([ahead, *(sequence.remaining for sequence in active.values())]))
+            for results in zip(*batch.steps(ahead), strict=True):
+                steps: list[GenerationStep | None] = [None] * len(prompts)
+                for i, step in zip(active, results, strict=True):
+                    steps[i] = step
+                yield steps
+            for i in [i for i, sequence in active.items() if not sequence.remaining]:
+                batch.remove(active.pop(i))
+            ahead *= 2  # no more tokens are computed ahead than were asked for
 
     def generate(self, prompt: str, params: SamplingParams = SamplingParams()) -> Generation:
         """Continue a prompt and return the whole text. The arguments are those of `stream`."""
@@ -306,6 +312,9 @@ class LanguageModel(TextModel):
 
     def _prefill_chunked(self, ids: list[int], state: Any) -> tuple[Tensor, Any]:
         """Logits (V,) after ids, and the state."""
+        if isinstance(self._engine, Engine):
+            cache = RotatingKVCache.empty(self.model.config, 1, like=torch.empty(0)) if state is None else state
+            return self._engine.prefill(ids, cache), cache
         if self._engine and len(ids) == 1 and state is not None:  # a new document: most calls, for a model of short lines
             return self._engine.forward(ids, [state])[0], state
         for chunk in torch.tensor(ids).split(PREFILL_CHUNK):
@@ -346,6 +355,42 @@ class BatchGenerator:
 
     def step(self) -> list[GenerationStep]:
         """Generate one token for each sequence, in their order."""
+        return [steps[0] for steps in self.steps(1)]
+
+    def steps_at_once(self, tokens: int) -> int:
+        """How many tokens of each sequence to ask `steps` for, at most `tokens`: as many as pay."""
+        return min(tokens, STEPS_PER_CALL if isinstance(self.lm._engine, Engine) else 1)
+
+    def steps(self, tokens: int) -> list[list[GenerationStep]]:
+        """Generate several tokens for each sequence, in their order; in C, that is one call.
+
+        Args:
+            tokens: Number of tokens, 1 or more.
+        """
+        if isinstance(self.lm._engine, Engine) and self.sequences:
+            return self._generate(self.lm._engine, tokens)
+        return [list(steps) for steps in zip(*(self._step() for _ in range(tokens)), strict=True)]
+
+    def _generate(self, engine: Engine, tokens: int) -> list[list[GenerationStep]]:
+        requests = [
+            Request(
+                s.last_token_id,
+                s.state,
+                s.logits,
+                s.params,
+                list(islice(s.rng, tokens)),
+                [s.forced.get(s.generated + i) for i in range(tokens)],
+            )
+            for s in self.sequences
+        ]
+        results = []
+        for s, (ids, logprobs, logits) in zip(self.sequences, engine.generate(requests), strict=True):
+            s.last_token_id, s.logits, s.remaining, s.generated = ids[-1], None, s.remaining - tokens, s.generated + tokens
+            each = zip(ids, logprobs, logits.unbind(), strict=True)
+            results.append([GenerationStep(token, s.decoder.step(token), p, row, s.params) for token, p, row in each])
+        return results
+
+    def _step(self) -> list[GenerationStep]:
         lm, unread = self.lm, [sequence for sequence in self.sequences if sequence.logits is None]
         logits = self._read_last_tokens(unread) if unread else torch.empty(0)
         if len(unread) < len(self.sequences):  # some have just read their prompt

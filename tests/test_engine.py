@@ -273,14 +273,58 @@ def test_threads_generate_at_once_with_one_model(lm):
 
 
 @needs_compiler
-def test_a_token_is_computed_when_it_is_requested(lm, monkeypatch):
-    calls, forward = [], Engine.forward
-    monkeypatch.setattr(Engine, "forward", lambda self, *args: (calls.append(args[0]), forward(self, *args))[1])
-    stream = lm.stream("Both", SamplingParams(max_new_tokens=3, seed=1))
-    steps = [next(stream)]
+def test_no_more_tokens_are_computed_ahead_than_were_requested(lm, monkeypatch):
+    calls, generate = [], Engine.generate
+    monkeypatch.setattr(
+        Engine, "generate", lambda self, requests: (calls.append(len(requests[0].uniforms)), generate(self, requests))[1]
+    )
+    stream = lm.stream("Both", SamplingParams(max_new_tokens=29, seed=1))
     assert calls == []
-    steps += stream
-    assert calls == [[steps[0].token_id], [steps[1].token_id]]  # nothing needs the logits after the last token
+    next(stream)
+    assert calls == [1]
+    next(stream)
+    assert calls == [1, 2]
+    deque(stream, maxlen=0)
+    assert calls == [1, 2, 4, 8, 8, 6]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_prefill_equals_pytorch(model, make_engine, threads, monkeypatch):
+    """From an empty cache and from one that was used, below and above the window and the size of a chunk."""
+    monkeypatch.setattr(binding, "cores", lambda: threads)
+    engine, ids = make_engine(model), random_ids(model, 1, 400)
+    expected, cache = model(ids)[0], RotatingKVCache.empty(model.config, 1, like=torch.empty(0))
+    start = 0
+    for end in (1, 8, 20, 53, 190, 399):
+        assert_close(engine.prefill(ids[0, start:end].tolist(), cache), expected[0, end - 1])
+        start = end
+    assert_close(engine.forward([int(ids[0, 399])], [cache]), expected[:, 399])
+
+
+@torch.inference_mode()
+def test_prefill_does_not_depend_on_threads(model, make_engine, monkeypatch):
+    engine, ids, results = make_engine(model), random_ids(model, 1, 300)[0].tolist(), []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(binding, "cores", lambda threads=threads: threads)
+        cache = RotatingKVCache.empty(model.config, 1, like=torch.empty(0))
+        results.append((engine.prefill(ids, cache), cache.keys, cache.values))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@torch.inference_mode()
+def test_half_precision_weights_give_the_same_bits(model, make_engine, monkeypatch):
+    """Where float16 is exact, the kernel reads it instead of float32."""
+    for p in model.parameters():
+        p.copy_(p.half())
+    ids, results = random_ids(model, 1, 40)[0].tolist(), []
+    for reads_half in (1, 0):
+        monkeypatch.setattr(binding.load_library(), "reads_half", lambda reads_half=reads_half: reads_half)
+        engine, cache = make_engine(model), RotatingKVCache.empty(model.config, 1, like=torch.empty(0))
+        logits = [engine.prefill(ids[:30], cache), *(engine.forward([token], [cache])[0] for token in ids[30:])]
+        results.append(torch.stack(logits))
+    assert torch.equal(*results)
 
 
 def test_an_unknown_engine_is_an_error(lm):

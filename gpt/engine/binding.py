@@ -1,7 +1,7 @@
 """ctypes binding of kernel.c, and the library of all kernels, which is compiled on this machine at its first use.
 
-PyTorch spends most of a small model's time on the overhead of calling operators. The kernel computes one decode step, a
-token for each sequence, in one call, on the model's own weights and states, and releases the GIL meanwhile. Where it
+PyTorch spends most of a small model's time on the overhead of calling operators. The kernel reads a prompt, or decodes and
+samples several tokens of each sequence, in one call, on the model's own KV caches, and releases the GIL meanwhile. Where it
 cannot run (no C compiler, another model, device or dtype), `CausalLM.forward` computes the same.
 """
 
@@ -15,24 +15,28 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from gpt.engine.structures import Sampling, check_status
 from gpt.models.base import CausalLM, StepEngine
 from gpt.models.registry import family_of
 
 if TYPE_CHECKING:
     from gpt.models.transformer import GPT, RotatingKVCache
+    from gpt.sampling import SamplingParams
 
 SOURCES = tuple(sorted(Path(__file__).parent.glob("*.[ch]")))
 COMPILERS = ("cc", "gcc", "clang")
 # The last two flags let the compiler vectorize loops with exp and max. None of them lets it reorder a sum.
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math")
-COMPILE_TIMEOUT_S = 60  # compiling takes one or two
+COMPILE_TIMEOUT_S = 120  # compiling takes about three, and longer on a busy machine
 
 # The fields of GPTConfig in the order of `Model` in kernel.c.
 SIZES = (
@@ -45,29 +49,40 @@ SIZES = (
     "head_dim",
     "sliding_window",
 )
-# The weights of a layer in the order of `Layer` in kernel.c.
-LAYER_WEIGHTS = (
-    "input_layernorm",
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.q_norm",
-    "self_attn.k_norm",
-    "self_attn.o_proj",
-    "post_attention_layernorm",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
+# The weights of a layer in the order of `Layer` in kernel.c. The rows of several matrices are packed as one.
+LAYER_NORMS = ("input_layernorm", "self_attn.q_norm", "self_attn.k_norm", "post_attention_layernorm")
+LAYER_MATRICES = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.down_proj",),
 )
+
+
+class _Matrix(ctypes.Structure):
+    """`Matrix` of packed.h."""
+
+    _fields_ = (("panels", ctypes.c_void_p), ("is_half", ctypes.c_int64))
+
+
+class _Layer(ctypes.Structure):
+    """`Layer` of kernel.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("input_norm", "q_norm", "k_norm", "mlp_norm")),
+        *((name, _Matrix) for name in ("qkv", "o", "gate_up", "down")),
+    )
 
 
 class _Model(ctypes.Structure):
     """`Model` of kernel.c."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in SIZES),
+        *((name, ctypes.c_int64) for name in (*SIZES, "eos_token_id")),
         ("eps", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in ("inverse_frequencies", "embed_tokens", "norm", "lm_head", "layers")),
+        *((name, ctypes.c_void_p) for name in ("inverse_frequencies", "embed_tokens", "norm")),
+        ("lm_head", _Matrix),
+        ("layers", ctypes.c_void_p),
     )
 
 
@@ -78,11 +93,76 @@ class _Sequence(ctypes.Structure):
         ("token", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("length", "keys", "values")),
         ("layer_stride", ctypes.c_int64),
+        ("logits", ctypes.c_void_p),
+        ("has_logits", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("tokens", "logprobs", "uniforms")),
+        ("sampling", Sampling),
     )
 
 
+@dataclass
+class Request:
+    """What `Engine.generate` needs to know of a sequence.
+
+    Attributes:
+        token: The last token, which the model has yet to read.
+        cache: Its cache, with a batch of one; updated in place.
+        logits: (V,) of the next token if the model has read the last one, else None.
+        params: How to choose each token.
+        uniforms: One number in [0, 1) for each token to generate.
+        forced: For each token to generate, the one to take instead, or None.
+    """
+
+    token: int
+    cache: "RotatingKVCache"
+    logits: Tensor | None
+    params: "SamplingParams"
+    uniforms: list[float]
+    forced: list[int | None]
+
+
+class _PackedModel:
+    """Weights of a GPT as kernel.c reads them. The kernel has only pointers: an instance must live as long as a call.
+
+    Matrices are copied, in float16 where that is exact: reading them dominates the cost of a step.
+    """
+
+    def __init__(self, model: "GPT", library: ctypes.CDLL) -> None:
+        config, self._library = model.config, library
+        self._weights = {name.removesuffix(".weight"): p.detach() for name, p in model.named_parameters()}
+        self._tensors = [*self._weights.values(), model.rotary_emb.inverse_frequencies]
+        layers = [
+            _Layer(
+                *(self._weights[f"model.layers.{i}.{name}"].data_ptr() for name in LAYER_NORMS),
+                *(self._pack(*(f"model.layers.{i}.{name}" for name in names)) for names in LAYER_MATRICES),
+            )
+            for i in range(config.num_hidden_layers)
+        ]
+        self._layers = (_Layer * len(layers))(*layers)
+        self.model = _Model(
+            *(getattr(config, name) for name in SIZES),
+            -1 if config.eos_token_id is None else config.eos_token_id,
+            config.rms_norm_eps,
+            model.rotary_emb.inverse_frequencies.data_ptr(),
+            self._weights["model.embed_tokens"].data_ptr(),
+            self._weights["model.norm"].data_ptr(),
+            self._pack("lm_head"),
+            ctypes.addressof(self._layers),
+        )
+
+    def _pack(self, *names: str) -> _Matrix:
+        """The rows of matrices (outs, n) in panels of some outputs, (panels, n, width)."""
+        matrix, width = torch.cat([self._weights[name] for name in names]), self._library.panel_width()
+        padded = F.pad(matrix, (0, 0, 0, -len(matrix) % width))
+        half = padded.half()
+        is_half = bool(self._library.reads_half()) and torch.equal(half.float(), padded)
+        panels = (half if is_half else padded).view(-1, width, matrix.shape[1]).transpose(1, 2).contiguous()
+        self._tensors.append(panels)
+        return _Matrix(panels.data_ptr(), is_half)
+
+
 class Engine:
-    """Computes decode steps of one GPT with the C kernel.
+    """Reads prompts and generates tokens of one GPT with the C kernel.
 
     Args:
         model: The model; its weights must be contiguous float32 on the CPU.
@@ -90,23 +170,9 @@ class Engine:
     """
 
     def __init__(self, model: "GPT", library: ctypes.CDLL) -> None:
-        config = model.config
-        self.vocab_size, self._step = config.vocab_size, library.step
-        # The kernel has only pointers: these references keep the memory alive.
-        self._weights = {name: p.detach() for name, p in model.named_parameters()}
-        self._weights["inverse_frequencies"] = model.rotary_emb.inverse_frequencies
-        pointers = {name: tensor.data_ptr() for name, tensor in self._weights.items()}
-        layers = [pointers[f"model.layers.{i}.{name}.weight"] for i in range(config.num_hidden_layers) for name in LAYER_WEIGHTS]
-        self._layers = (ctypes.c_void_p * len(layers))(*layers)
-        self._model = _Model(
-            *(getattr(config, name) for name in SIZES),
-            config.rms_norm_eps,
-            pointers["inverse_frequencies"],
-            pointers["model.embed_tokens.weight"],
-            pointers["model.norm.weight"],
-            pointers["lm_head.weight"],
-            ctypes.addressof(self._layers),
-        )
+        self.vocab_size, self._model, self._library = model.config.vocab_size, model, library
+        self._parameters = [p for p in model.parameters() if not p.is_inference()]  # those can count their changes
+        self._packed, self._versions = _PackedModel(model, library), self._count_changes()
 
     def forward(self, tokens: Sequence[int], caches: "Sequence[RotatingKVCache]") -> Tensor:
         """Read one token of each sequence.
@@ -124,22 +190,92 @@ class Engine:
             IndexError: If a token id is not in [0, V).
             MemoryError: If an allocation fails.
         """
-        check_tokens(tokens, self.vocab_size)
         logits = torch.empty(len(tokens), self.vocab_size)
         sequences = (_Sequence * len(tokens))()
-        for sequence, token, cache in zip(sequences, tokens, caches, strict=True):
-            sequence.token, sequence.length, sequence.layer_stride = token, cache.length.data_ptr(), cache.keys.stride(0)
-            sequence.keys, sequence.values = cache.keys.data_ptr(), cache.values.data_ptr()
-            cache.is_empty = False
-        if self._step(ctypes.byref(self._model), sequences, len(tokens), logits.data_ptr(), cores()):
-            raise MemoryError(f"not enough memory to step {len(tokens)} sequences")
+        for sequence, token, cache, row in zip(sequences, tokens, caches, logits, strict=True):
+            self._set_cache(sequence, token, cache)
+            sequence.logits = row.data_ptr()
+        self._run(sequences, 1)
         return logits
+
+    def prefill(self, tokens: Sequence[int], cache: "RotatingKVCache") -> Tensor:
+        """Read tokens of one sequence, on all cores.
+
+        Args:
+            tokens: One or more token ids.
+            cache: A cache with a batch of one; updated in place.
+
+        Returns:
+            Logits (V,) of the next token.
+
+        Raises:
+            IndexError: If a token id is not in [0, V).
+            MemoryError: If an allocation fails.
+        """
+        check_tokens(tokens, self.vocab_size)
+        logits, ids, sequence, packed = torch.empty(self.vocab_size), torch.tensor(tokens), _Sequence(), self._current_weights()
+        self._set_cache(sequence, 0, cache)
+        sequence.logits = logits.data_ptr()
+        model = ctypes.byref(packed.model)
+        check_status(self._library.prefill(model, ctypes.byref(sequence), ids.data_ptr(), len(tokens), cores()))
+        return logits
+
+    def generate(self, requests: Sequence[Request]) -> list[tuple[list[int], list[float], Tensor]]:
+        """Generate tokens of several sequences, as many of each.
+
+        After an end token, a sequence starts the next document.
+
+        Args:
+            requests: One for each sequence.
+
+        Returns:
+            For each sequence its tokens, the natural logarithm of the model's own probability for each, and the logits (T, V).
+
+        Raises:
+            IndexError: If a token id is not in [0, V).
+            ValueError: If a logit is NaN or infinity.
+            MemoryError: If an allocation fails.
+        """
+        steps, sequences = len(requests[0].uniforms), (_Sequence * len(requests))()
+        results = []
+        for sequence, request in zip(sequences, requests, strict=True):
+            self._set_cache(sequence, 0 if request.logits is not None else request.token, request.cache)
+            tokens = (ctypes.c_int64 * steps)(*(-1 if token is None else token for token in request.forced))
+            logprobs, uniforms = (ctypes.c_double * steps)(), (ctypes.c_double * steps)(*request.uniforms)
+            logits = torch.empty(steps, self.vocab_size)
+            if request.logits is not None:
+                logits[0], sequence.has_logits = request.logits, True
+            sequence.logits, sequence.sampling = logits.data_ptr(), Sampling.of(request.params)
+            sequence.tokens, sequence.logprobs = ctypes.addressof(tokens), ctypes.addressof(logprobs)
+            sequence.uniforms = ctypes.addressof(uniforms)
+            results.append((tokens, logprobs, logits, uniforms))
+        self._run(sequences, steps)
+        return [(list(tokens), list(logprobs), logits) for tokens, logprobs, logits, _ in results]
+
+    def _run(self, sequences: "ctypes.Array[_Sequence]", steps: int) -> None:
+        check_tokens([sequence.token for sequence in sequences], self.vocab_size)
+        packed = self._current_weights()
+        check_status(self._library.generate(ctypes.byref(packed.model), sequences, len(sequences), steps, cores()))
+
+    def _set_cache(self, sequence: _Sequence, token: int, cache: "RotatingKVCache") -> None:
+        sequence.token, sequence.length, sequence.layer_stride = token, cache.length.data_ptr(), cache.keys.stride(0)
+        sequence.keys, sequence.values = cache.keys.data_ptr(), cache.values.data_ptr()
+        cache.is_empty = False
+
+    def _current_weights(self) -> _PackedModel:
+        """The packed weights, packed again if the model's own have changed in place, as in training."""
+        if (versions := self._count_changes()) != self._versions:
+            self._packed, self._versions = _PackedModel(self._model, self._library), versions
+        return self._packed
+
+    def _count_changes(self) -> int:
+        return sum(p._version for p in self._parameters)
 
 
 def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
     """Raises IndexError if a token id is not in [0, vocab_size)."""
     if not all(0 <= token < vocab_size for token in tokens):
-        raise IndexError(f"the tokens are {list(tokens)}; each must be from 0 to {vocab_size - 1}")
+        raise IndexError(f"the tokens are {list(tokens)[:20]}; each must be from 0 to {vocab_size - 1}")
 
 
 def cores() -> int:
@@ -204,7 +340,8 @@ def _load_or_compile(compiler: str) -> ctypes.CDLL:
 
 def _load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(os.fspath(path))
-    library.step.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
+    library.generate.argtypes = (ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3)
+    library.prefill.argtypes = (*[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2)
     library.sample.argtypes = (ctypes.c_int64, ctypes.c_int64, *[ctypes.c_void_p] * 5)
     for step in (library.lstm_step, library.ngram_step):
         step.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)

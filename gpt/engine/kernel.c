@@ -1,29 +1,21 @@
-/* One decode step of the GPT in gpt/models/transformer.py: reads one token of each sequence and returns the logits of the
-   next, in float32. Compiled and called by binding.py.
+/* The GPT in gpt/models/transformer.py in float32: reads a prompt, and generates tokens for several sequences at once. Compiled
+   and called by binding.py.
 
-   Weights and KV caches are used in PyTorch's memory. Reading the weights dominates the cost of a step, so sequences are
-   processed in blocks that read each weight once. Every sum is computed in the same order for any number of sequences:
-   results do not depend on the other sequences in the batch.
+   Embedding, norms and KV caches are used in PyTorch's memory; matrices are packed (packed.h). Sequences are processed in blocks
+   that read each weight once. Every sum is computed in the same order for any number of sequences and threads: results do not
+   depend on the other sequences in the batch.
 
    Shapes: B sequences, L layers, C channels (hidden_size), F intermediate_size, V vocabulary, nh query heads,
    nkv key/value heads, hs head size, W sliding window. Arrays are row-major. */
 
 #include "kernel.h"
+#include "packed.h"
+#include "sampling.h"
 
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
 
-#if defined(__AVX512F__)
-enum { LANES = 16 };
-#elif defined(__AVX__)
-enum { LANES = 8 };
-#else
-enum { LANES = 4 };
-#endif
-/* PyTorch aligns its tensors, but rows within them start anywhere, hence aligned(4). */
-typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias)); /* one SIMD register */
 typedef float Vec4 __attribute__((vector_size(16), aligned(4), may_alias));
 
 /* GCC would reload the value from memory at each use. */
@@ -40,29 +32,38 @@ typedef float Vec4 __attribute__((vector_size(16), aligned(4), may_alias));
 #endif
 
 enum {
-    MIN_PER_THREAD = 4, /* sequences: fewer are not worth the start of a thread, about 20 us */
+    MIN_PER_THREAD = 4,  /* sequences: fewer are not worth the start of a thread, about 20 us */
     MAX_THREADS = 64,
+    CHUNK_SIZE = 128,    /* tokens of a prompt that are read at once */
+    ROWS_PER_THREAD = 32, /* of a chunk, at least */
+    ROWS_PER_TILE = 12,  /* of a chunk, whose attention is computed at once */
 };
 
 typedef struct {
-    const float *input_norm, *q, *k, *v, *q_norm, *k_norm, *o, *mlp_norm, *gate, *up, *down;
+    const float *input_norm, *q_norm, *k_norm, *mlp_norm;
+    Matrix qkv, o, gate_up, down; /* (Q + 2K, C), (C, Q), (2F, C), (C, F), where Q = nh * hs and K = nkv * hs */
 } Layer;
 
 typedef struct {
-    int64_t num_layers, vocab_size, hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim, window;
+    int64_t num_layers, vocab_size, hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim, window, eos_token_id;
     float eps;
-    const float *inverse_frequencies, *embed_tokens, *norm, *lm_head; /* (hs/2), (V, C), (C), (V, C) */
+    const float *inverse_frequencies, *embed_tokens, *norm; /* (hs/2), (V, C), (C) */
+    Matrix lm_head;                                         /* (V, C) */
     const Layer *layers;
 } Model;
 
 typedef struct {
-    int64_t token;
-    int64_t *length;      /* number of tokens read so far; `step` increments it */
+    int64_t token;        /* the last one, which the model has yet to read unless `has_logits` */
+    int64_t *length;      /* number of tokens read so far; a step increments it */
     float *keys, *values; /* (L, nkv, W, hs) with a layer every `layer_stride` floats; position p is in slot p % W */
     int64_t layer_stride;
+    float *logits;      /* (steps, V), out */
+    int64_t has_logits; /* whether the first row of `logits` is given */
+    int64_t *tokens;    /* (steps): in, the forced token or -1; out, the token. NULL to sample none */
+    double *logprobs;   /* (steps), out: of the model's own distribution */
+    const double *uniforms; /* (steps) numbers in [0, 1) */
+    Sampling sampling;
 } Sequence;
-
-INLINE Vec load(const float *x) { return *(const Vec *)x; }
 
 /* Sums lanes i, i + 4, i + 8 ... into lane i. */
 INLINE Vec4 fold(const Vec *x) {
@@ -234,82 +235,306 @@ static void attention(float *out, float *q, const float *k, const float *v, cons
     }
 }
 
-/* One step for n <= BLOCK_SIZE sequences. Returns 1 if an allocation fails, else 0. */
-static int decode_block(const Model *m, const Sequence *sequences, int64_t n, float *logits) {
+/* cos and sin (hs/2 each) of the angles of RoPE at a position. */
+static void compute_rope(float *rope, int64_t position, const Model *m) {
+    const int64_t half = m->head_dim / 2;
+    for (int64_t i = 0; i < half; i++) {
+        float angle = (float)position * m->inverse_frequencies[i];
+        rope[i] = cosf(angle);
+        rope[half + i] = sinf(angle);
+    }
+}
+
+/* x (n, C) += the MLP of a layer; y (n, C) and gate_up (n, 2F) are scratch. */
+static void mlp(float *x, float *y, float *gate_up, const Layer *w, int64_t n, const Model *m) {
+    const int64_t C = m->hidden_size, F = m->intermediate_size;
+    for (int64_t r = 0; r < n; r++) rms_norm(y + r * C, x + r * C, w->mlp_norm, C, m->eps);
+    matmul_packed(gate_up, y, w->gate_up, n, C, 2 * F, 0);
+    for (int64_t r = 0; r < n; r++) { /* SwiGLU; row r of the result is written over rows that were read */
+        const float *gate = gate_up + 2 * r * F, *up = gate + F;
+        for (int64_t i = 0; i < F; i++) gate_up[r * F + i] = up[i] * (gate[i] / (1 + fast_exp(-gate[i])));
+    }
+    matmul_packed(x, gate_up, w->down, n, F, C, 1);
+}
+
+/* Reads the token of n <= BLOCK_SIZE sequences; writes row `step` of their logits. Returns OK or NO_MEMORY. */
+static int decode_block(const Model *m, const Sequence *sequences, int64_t n, int64_t step) {
     const int64_t C = m->hidden_size, F = m->intermediate_size, V = m->vocab_size, hs = m->head_dim;
-    const int64_t Q = m->num_heads * hs, K = m->num_kv_heads * hs, group = m->num_heads / m->num_kv_heads;
-    float *scratch = malloc(sizeof(float) * (n * (2 * C + 2 * Q + 2 * K + 2 * F + hs) + group * m->window));
-    if (!scratch) return 1;
-    float *x = scratch, *y = x + n * C, *q = y + n * C, *a = q + n * Q, *k = a + n * Q, *v = k + n * K;
-    float *gate = v + n * K, *up = gate + n * F, *rope = up + n * F, *scores = rope + n * hs;
+    const int64_t Q = m->num_heads * hs, K = m->num_kv_heads * hs, group = m->num_heads / m->num_kv_heads, S = Q + 2 * K;
+    float *scratch = malloc(sizeof(float) * (n * (2 * C + Q + S + 2 * F + hs + V) + group * m->window));
+    if (!scratch) return NO_MEMORY;
+    float *x = scratch, *y = x + n * C, *a = y + n * C, *qkv = a + n * Q, *gate_up = qkv + n * S, *rope = gate_up + n * 2 * F;
+    float *logits = rope + n * hs, *scores = logits + n * V;
     for (int64_t r = 0; r < n; r++) {
         memcpy(x + r * C, m->embed_tokens + sequences[r].token * C, sizeof(float) * C);
-        for (int64_t i = 0; i < hs / 2; i++) {
-            float angle = (float)*sequences[r].length * m->inverse_frequencies[i];
-            rope[r * hs + i] = cosf(angle);
-            rope[r * hs + hs / 2 + i] = sinf(angle);
-        }
+        compute_rope(rope + r * hs, *sequences[r].length, m);
     }
     for (int64_t l = 0; l < m->num_layers; l++) {
         const Layer *w = m->layers + l;
         for (int64_t r = 0; r < n; r++) rms_norm(y + r * C, x + r * C, w->input_norm, C, m->eps);
-        matmul(q, y, w->q, n, C, Q, 0);
-        matmul(k, y, w->k, n, C, K, 0);
-        matmul(v, y, w->v, n, C, K, 0);
-        for (int64_t r = 0; r < n; r++)
-            attention(a + r * Q, q + r * Q, k + r * K, v + r * K, rope + r * hs, scores, sequences + r, l, m);
-        matmul(x, a, w->o, n, Q, C, 1);
-        for (int64_t r = 0; r < n; r++) rms_norm(y + r * C, x + r * C, w->mlp_norm, C, m->eps);
-        matmul(gate, y, w->gate, n, C, F, 0);
-        matmul(up, y, w->up, n, C, F, 0);
-        for (int64_t i = 0; i < n * F; i++) up[i] *= gate[i] / (1 + fast_exp(-gate[i])); /* SwiGLU */
-        matmul(x, up, w->down, n, F, C, 1);
+        matmul_packed(qkv, y, w->qkv, n, C, S, 0);
+        for (int64_t r = 0; r < n; r++) {
+            float *q = qkv + r * S;
+            attention(a + r * Q, q, q + Q, q + Q + K, rope + r * hs, scores, sequences + r, l, m);
+        }
+        matmul_packed(x, a, w->o, n, Q, C, 1);
+        mlp(x, y, gate_up, w, n, m);
     }
     for (int64_t r = 0; r < n; r++) rms_norm(y + r * C, x + r * C, m->norm, C, m->eps);
-    matmul(logits, y, m->lm_head, n, C, V, 0);
-    for (int64_t r = 0; r < n; r++) ++*sequences[r].length;
+    matmul_packed(logits, y, m->lm_head, n, C, V, 0);
+    for (int64_t r = 0; r < n; r++) {
+        memcpy(sequences[r].logits + step * V, logits + r * V, sizeof(float) * V);
+        ++*sequences[r].length;
+    }
     free(scratch);
-    return 0;
+    return OK;
+}
+
+/* Generates `steps` tokens for n <= BLOCK_SIZE sequences. Returns what `generate` returns. */
+static int generate_block(const Model *m, Sequence *sequences, int64_t n, int64_t steps) {
+    const int64_t V = m->vocab_size;
+    for (int64_t step = 0; step < steps; step++) {
+        int64_t given = 0;
+        for (int64_t r = 0; r < n && !step; r++) given += sequences[r].has_logits != 0;
+        int status = given ? OK : decode_block(m, sequences, n, step);
+        for (int64_t r = 0; r < n && given && status == OK; r++)
+            if (!sequences[r].has_logits) status = decode_block(m, sequences + r, 1, step);
+        for (int64_t r = 0; r < n && status == OK; r++) {
+            Sequence *s = sequences + r;
+            if (!s->tokens) continue;
+            status = sample(1, V, s->logits + step * V, &s->sampling, s->uniforms + step, s->tokens + step, s->logprobs + step);
+            s->token = s->tokens[step];
+            if (s->token == m->eos_token_id) *s->length = 0; /* the next document starts with it */
+        }
+        if (status != OK) return status;
+    }
+    return OK;
 }
 
 typedef struct {
     const Model *model;
-    const Sequence *sequences;
-    int64_t count;
-    float *logits;
+    Sequence *sequences;
+    int64_t count, steps;
     pthread_t thread;
-    int inline_run, failed; /* inline_run: run by the calling thread */
+    int inline_run, status; /* inline_run: run by the calling thread */
 } Task;
 
 static void *worker(void *arg) {
     Task *task = arg;
-    for (int64_t r = 0; r < task->count; r += BLOCK_SIZE) {
+    for (int64_t r = 0; r < task->count && task->status == OK; r += BLOCK_SIZE) {
         int64_t n = task->count - r < BLOCK_SIZE ? task->count - r : BLOCK_SIZE;
-        task->failed |= decode_block(task->model, task->sequences + r, n, task->logits + r * task->model->vocab_size);
+        task->status = generate_block(task->model, task->sequences + r, n, task->steps);
     }
     return NULL;
 }
 
-/* Writes logits (B, V) after the token of each of `count` sequences and stores the token in its cache. Uses at most `threads`
-   threads, and never more than MAX_THREADS. Returns 1 if an allocation fails, else 0.
+/* Generates `steps` tokens for each of `count` sequences; a sequence reads its last token, then samples the next. Uses at most
+   `threads` threads, and never more than MAX_THREADS. Returns OK, NO_MEMORY or NOT_FINITE.
 
-   Threads live for one step: there is no pool to share among callers, to wake, or to lose in a fork. */
-int step(const Model *model, const Sequence *sequences, int64_t count, float *logits, int64_t threads) {
+   Threads live for one call: there is no pool to share among callers, to wake, or to lose in a fork. */
+int generate(const Model *model, Sequence *sequences, int64_t count, int64_t steps, int64_t threads) {
     Task tasks[MAX_THREADS];
     int64_t n = 0;
-    int failed = 0;
+    int status = OK;
     threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
     int64_t each = (count + threads - 1) / threads;
     each = (each + MIN_PER_THREAD - 1) / MIN_PER_THREAD * MIN_PER_THREAD;
     for (int64_t r = 0; r < count; r += each, n++) {
         int64_t size = count - r < each ? count - r : each;
-        tasks[n] = (Task){model, sequences + r, size, logits + r * model->vocab_size, .inline_run = 1};
+        tasks[n] = (Task){model, sequences + r, size, steps, .inline_run = 1};
         if (r + each < count) tasks[n].inline_run = pthread_create(&tasks[n].thread, NULL, worker, tasks + n) != 0;
         if (tasks[n].inline_run) worker(tasks + n);
     }
     for (int64_t i = 0; i < n; i++) {
         if (!tasks[i].inline_run) pthread_join(tasks[i].thread, NULL);
-        failed |= tasks[i].failed;
+        status = status == OK ? tasks[i].status : status;
     }
-    return failed;
+    return status;
 }
+
+/* A chunk of a prompt, which several threads read layer by layer, each a part of its rows.
+
+   The keys of the window before the chunk and of the chunk are packed as weights of matrix products: index i is position
+   length - old + i. Layers use two buffers in turn, so one barrier for each layer is enough. */
+typedef struct {
+    const Model *model;
+    const Sequence *sequence;
+    const int64_t *tokens; /* (rows) */
+    int64_t rows, old, capacity, threads, waiting, layers_done;
+    float *x;                    /* (rows, C) */
+    float *keys[2], *values[2]; /* (nkv, capacity / LANES, hs, LANES), (nkv, ceil(hs / LANES), capacity, LANES) */
+    pthread_mutex_t mutex;
+    pthread_cond_t arrived;
+    int status;
+} Chunk;
+
+typedef struct {
+    Chunk *chunk;
+    int64_t index;
+    pthread_t thread;
+} Reader;
+
+/* Waits until all threads are here. Returns the status of the chunk. */
+static int barrier(Chunk *c) {
+    pthread_mutex_lock(&c->mutex);
+    int64_t layer = c->layers_done;
+    if (++c->waiting == c->threads) {
+        c->waiting = 0, c->layers_done++;
+        pthread_cond_broadcast(&c->arrived);
+    }
+    while (layer == c->layers_done) pthread_cond_wait(&c->arrived, &c->mutex);
+    int status = c->status;
+    pthread_mutex_unlock(&c->mutex);
+    return status;
+}
+
+/* Stores a key and a value (hs each) of head h under index i. */
+INLINE void pack_key_value(Chunk *c, int64_t layer, int64_t h, int64_t i, const float *key, const float *value) {
+    const int64_t hs = c->model->head_dim, panels = (hs + LANES - 1) / LANES;
+    float *keys = c->keys[layer % 2] + (h * c->capacity + i / LANES * LANES) * hs + i % LANES;
+    float *values = c->values[layer % 2] + (h * panels * c->capacity + i) * LANES;
+    for (int64_t d = 0; d < hs; d++) {
+        keys[d * LANES] = key[d];
+        values[d / LANES * c->capacity * LANES + d % LANES] = value[d];
+    }
+}
+
+/* out (rows, Q) = attention of q (rows, S) for `rows` <= ROWS_PER_TILE rows of the chunk from `first` on. */
+static void tile_attention(float *out, const float *q, float *scores, const Chunk *c, int64_t layer, int64_t first, int64_t rows) {
+    const Model *m = c->model;
+    const int64_t hs = m->head_dim, Q = m->num_heads * hs, S = Q + 2 * m->num_kv_heads * hs, W = m->window;
+    const int64_t group = m->num_heads / m->num_kv_heads, panels = (hs + LANES - 1) / LANES, end = c->old + first + rows;
+    int64_t start = c->old + first + 1 - W;
+    start = start < 0 ? 0 : start / LANES * LANES;
+    const int64_t count = end - start;
+    for (int64_t h = 0; h < m->num_heads; h++) {
+        const float *keys = c->keys[layer % 2] + (h / group * c->capacity + start) * hs;
+        const float *values = c->values[layer % 2] + (h / group * panels * c->capacity + start) * LANES;
+        matmul_strided(scores, count, q + h * hs, S, (Matrix){keys, 0}, hs, rows, hs, count, 0);
+        for (int64_t r = 0; r < rows; r++) {
+            float *row = scores + r * count;
+            const int64_t stop = c->old + first + r + 1 - start, from = stop - W < 0 ? 0 : stop - W;
+            softmax(row + from, stop - from);
+            memset(row, 0, sizeof(float) * from);
+            memset(row + stop, 0, sizeof(float) * (count - stop));
+        }
+        matmul_strided(out + h * hs, Q, scores, count, (Matrix){values, 0}, c->capacity, rows, count, hs, 0);
+    }
+}
+
+/* Reads rows [begin, end) of a chunk together with the other threads. */
+static void read_rows(Chunk *c, int64_t begin, int64_t end, int64_t index) {
+    const Model *m = c->model;
+    const Sequence *s = c->sequence;
+    const int64_t C = m->hidden_size, F = m->intermediate_size, hs = m->head_dim, W = m->window, n = end - begin;
+    const int64_t Q = m->num_heads * hs, K = m->num_kv_heads * hs, S = Q + 2 * K, length = *s->length;
+    float *x = c->x + begin * C;
+    float *scratch = malloc(sizeof(float) * (n * (C + Q + S + 2 * F + hs) + ROWS_PER_TILE * c->capacity));
+    float *y = scratch, *a = y + n * C, *qkv = a + n * Q, *gate_up = qkv + n * S, *rope = gate_up + n * 2 * F;
+    float *scores = rope + n * hs;
+    if (!scratch) {
+        pthread_mutex_lock(&c->mutex);
+        c->status = NO_MEMORY;
+        pthread_mutex_unlock(&c->mutex);
+    }
+    if (barrier(c) != OK) {
+        free(scratch);
+        return;
+    }
+    for (int64_t r = 0; r < n; r++) {
+        memcpy(x + r * C, m->embed_tokens + c->tokens[begin + r] * C, sizeof(float) * C);
+        compute_rope(rope + r * hs, length + begin + r, m);
+    }
+    for (int64_t l = 0; l < m->num_layers; l++) {
+        const Layer *w = m->layers + l;
+        for (int64_t r = 0; r < n; r++) rms_norm(y + r * C, x + r * C, w->input_norm, C, m->eps);
+        matmul_packed(qkv, y, w->qkv, n, C, S, 0);
+        for (int64_t h = 0; h < m->num_kv_heads; h++) {
+            const int64_t offset = l * s->layer_stride + h * W * hs;
+            for (int64_t i = index; i < c->old; i += c->threads) {
+                const int64_t slot = (length - c->old + i) % W;
+                pack_key_value(c, l, h, i, s->keys + offset + slot * hs, s->values + offset + slot * hs);
+            }
+            for (int64_t r = 0; r < n; r++) {
+                float *k = qkv + r * S + Q + h * hs;
+                norm_and_rope(k, k, w->k_norm, rope + r * hs, m, 1);
+                pack_key_value(c, l, h, c->old + begin + r, k, k + K);
+            }
+        }
+        for (int64_t r = 0; r < n; r++)
+            for (int64_t h = 0; h < m->num_heads; h++) {
+                float *q = qkv + r * S + h * hs;
+                norm_and_rope(q, q, w->q_norm, rope + r * hs, m, 1 / sqrtf(hs));
+            }
+        barrier(c);
+        for (int64_t r = 0; r < n; r++) {
+            if (c->rows - begin - r > W) continue; /* a later row takes its slot */
+            for (int64_t h = 0; h < m->num_kv_heads; h++) {
+                const int64_t to = l * s->layer_stride + (h * W + (length + begin + r) % W) * hs;
+                const float *k = qkv + r * S + Q + h * hs;
+                memcpy(s->keys + to, k, sizeof(float) * hs);
+                memcpy(s->values + to, k + K, sizeof(float) * hs);
+            }
+        }
+        for (int64_t r = 0; r < n; r += ROWS_PER_TILE)
+            tile_attention(a + r * Q, qkv + r * S, scores, c, l, begin + r, n - r < ROWS_PER_TILE ? n - r : ROWS_PER_TILE);
+        matmul_packed(x, a, w->o, n, Q, C, 1);
+        mlp(x, y, gate_up, w, n, m);
+    }
+    free(scratch);
+}
+
+static void *reader(void *arg) {
+    Reader *r = arg;
+    Chunk *c = r->chunk;
+    pthread_mutex_lock(&c->mutex); /* until it is known how many threads there are */
+    pthread_mutex_unlock(&c->mutex);
+    read_rows(c, c->rows * r->index / c->threads, c->rows * (r->index + 1) / c->threads, r->index);
+    return NULL;
+}
+
+/* Reads `count` tokens of one sequence; writes the logits (V) after the last. `tokens` and the other fields of the sequence that
+   belong to sampling are not used. Uses at most `threads` threads. Returns OK or NO_MEMORY. */
+int prefill(const Model *m, const Sequence *sequence, const int64_t *tokens, int64_t count, int64_t threads) {
+    const int64_t C = m->hidden_size, hs = m->head_dim, W = m->window, panels = (hs + LANES - 1) / LANES;
+    const int64_t most = count < CHUNK_SIZE ? count : CHUNK_SIZE, capacity = (W + most + LANES - 1) / LANES * LANES;
+    const int64_t key_floats = m->num_kv_heads * capacity * hs, value_floats = m->num_kv_heads * panels * LANES * capacity;
+    float *scratch = calloc(most * C + C + 2 * (key_floats + value_floats), sizeof(float));
+    if (!scratch) return NO_MEMORY;
+    Chunk c = {m, sequence, .capacity = capacity, .x = scratch, .status = OK};
+    for (int i = 0; i < 2; i++) {
+        c.keys[i] = scratch + (most + 1) * C + i * (key_floats + value_floats);
+        c.values[i] = c.keys[i] + key_floats;
+    }
+    pthread_mutex_init(&c.mutex, NULL);
+    pthread_cond_init(&c.arrived, NULL);
+    for (int64_t done = 0; done < count && c.status == OK; done += c.rows, *sequence->length += c.rows) {
+        Reader readers[MAX_THREADS];
+        c.tokens = tokens + done;
+        c.rows = count - done < CHUNK_SIZE ? count - done : CHUNK_SIZE;
+        c.old = *sequence->length < W ? *sequence->length : W;
+        int64_t wanted = c.rows / ROWS_PER_THREAD < threads ? c.rows / ROWS_PER_THREAD : threads;
+        pthread_mutex_lock(&c.mutex);
+        for (c.threads = 1; c.threads < wanted && c.threads < MAX_THREADS; c.threads++) {
+            Reader *r = readers + c.threads;
+            *r = (Reader){.chunk = &c, .index = c.threads};
+            if (pthread_create(&r->thread, NULL, reader, r)) break;
+        }
+        pthread_mutex_unlock(&c.mutex);
+        read_rows(&c, 0, c.rows / c.threads, 0);
+        for (int64_t i = 1; i < c.threads; i++) pthread_join(readers[i].thread, NULL);
+    }
+    if (c.status == OK) {
+        float *y = c.x + most * C;
+        rms_norm(y, c.x + (c.rows - 1) * C, m->norm, C, m->eps);
+        matmul_packed(sequence->logits, y, m->lm_head, 1, C, m->vocab_size, 0);
+    }
+    pthread_cond_destroy(&c.arrived);
+    pthread_mutex_destroy(&c.mutex);
+    free(scratch);
+    return c.status;
+}
+
+/* Number of outputs in a panel of packed weights, and whether they may be float16. */
+int64_t panel_width(void) { return LANES; }
+int64_t reads_half(void) { return READS_HALF; }

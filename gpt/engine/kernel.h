@@ -1,3 +1,5 @@
+#pragma once
+
 /* What the decode steps of several model families share. */
 
 #include <stdint.h>

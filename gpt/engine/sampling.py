@@ -6,20 +6,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from gpt.engine.binding import load_library
-from gpt.sampling import NOT_FINITE_MESSAGE, SamplingParams
-
-NO_MEMORY, NOT_FINITE = 1, 2  # as in sampling.h
-
-
-class Sampling(ctypes.Structure):
-    """`Sampling` of sampling.h."""
-
-    _fields_ = (*((name, ctypes.c_double) for name in ("temperature", "top_p", "min_p")), ("top_k", ctypes.c_int64))
-
-    @classmethod
-    def of(cls, params: SamplingParams) -> "Sampling":
-        """The fields that choose a token."""
-        return cls(params.temperature, params.top_p, params.min_p, min(params.top_k, 2**62))
+from gpt.engine.structures import Sampling, check_status
+from gpt.sampling import SamplingParams
 
 
 class Sampler:
@@ -57,14 +45,6 @@ class Sampler:
         rows, numbers = (Sampling * count)(*map(Sampling.of, params)), (ctypes.c_double * count)(*uniform)
         check_status(self._sample(count, vocab_size, logits.data_ptr(), rows, numbers, tokens, logprobs))
         return list(tokens), list(logprobs)
-
-
-def check_status(status: int) -> None:
-    """Raises the error that a function of the library returned, if any."""
-    if status == NOT_FINITE:
-        raise ValueError(NOT_FINITE_MESSAGE)
-    if status == NO_MEMORY:
-        raise MemoryError("there is not enough memory for another token")
 
 
 def make_sampler() -> Sampler | None:
