@@ -36,8 +36,13 @@ NOT_A_TOKENIZER = "it is not a tokenizer file"
 class Tokens(Protocol):
     """The tokens of a text: their ids, and the characters that each stands for."""
 
-    ids: list[int]
-    offsets: list[tuple[int, int]]
+    @property
+    def ids(self) -> list[int]:
+        """The ids."""
+
+    @property
+    def offsets(self) -> list[tuple[int, int]]:
+        """For each token the index of its first character, and of the one after its last."""
 
 
 class Encoded(NamedTuple):
@@ -177,7 +182,7 @@ class Tokenizer:
     def _tokenize(self, text: str) -> Tokens:
         """Encode a text of known characters."""
         with _library_errors("the tokenizer fails on this text; give another one"):
-            return self.backend.encode(text, add_special_tokens=False)  # type: ignore[no-any-return]
+            return self.backend.encode(text, add_special_tokens=False)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """The characters of `text` that each token of `encode(normalize(text))` stands for: the first, and the one after.
@@ -278,7 +283,9 @@ def _check_tokens(vocab: Any, added: Any) -> None:
 
 def _check_merges(merges: Any, vocab: dict[str, int]) -> None:
     """Raises ValueError if the merges of a tokenizer.json are not pairs of tokens that make a token."""
-    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges] if isinstance(merges, list) else [None]
+    pairs: list[Any] = (
+        [merge.split(" ") if isinstance(merge, str) else merge for merge in merges] if isinstance(merges, list) else [None]
+    )
     for pair in pairs:
         is_pair = isinstance(pair, list) and len(pair) == 2 and all(isinstance(token, str) for token in pair)
         if not is_pair or not {*pair, "".join(pair)} <= vocab.keys():

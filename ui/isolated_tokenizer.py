@@ -38,7 +38,7 @@ class IsolatedTokenizer(Tokenizer):
 
     @cached_property
     def _content(self) -> str:
-        return self.backend.to_str()  # type: ignore[no-any-return]
+        return self.backend.to_str()
 
     def _tokenize(self, text: str) -> IsolatedTokens:
         return IsolatedTokens(*json.loads(self._run_cached(text))) if text else IsolatedTokens([], [])
