@@ -476,10 +476,13 @@ class Trainer:
             raise ValueError("the state has other types than `state_dict` gives it")
         self.task.module.load_state_dict(state["module"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            groups, own = saved["param_groups"], optimizer.state_dict()["param_groups"]
+            if any({**group, "lr": 0} != {**other, "lr": 0} for group, other in zip(groups, own, strict=True)):
+                raise ValueError("an optimizer has other hyperparameters")
             optimizer.load_state_dict(saved)
             for p, buffers in optimizer.state.items():
-                if any(isinstance(buffer, Tensor) and buffer.ndim and buffer.shape != p.shape for buffer in buffers.values()):
-                    raise ValueError("the state of an optimizer has another shape than the weights")
+                if not all(buffer.shape == p.shape or (buffer.ndim == 0 and buffer >= 1) for buffer in buffers.values()):
+                    raise ValueError("the state of an optimizer does not fit the weights")
         for name in RESUMED:
             setattr(self, name, state[name])
         if not same_budget:

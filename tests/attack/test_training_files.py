@@ -98,12 +98,10 @@ def test_resume_files_of_another_form(attack, stopped, tmp_path):
     saved = torch.load(stopped / RESUME, weights_only=True)
     out = tmp_path / "out"
     out.mkdir()
-    for path in paths_in(saved):
-        if path[:1] == ("identity",) and len(path) > 2:
-            continue
-        for junk in JUNK:
-            torch.save(changed(saved, path, junk), out / RESUME)
-            attack.survived(lambda: begin(out, resume=True).__next__(), ValueError)
+    changes = [(path, junk) for path in paths_in(saved) for junk in JUNK]
+    for path, junk in changes if os.environ.get("ATTACK") == "full" else changes[::7]:
+        torch.save(changed(saved, path, junk), out / RESUME)
+        attack.survived(lambda: next(begin(out, resume=True)), ValueError)
 
 
 @given(st.binary(max_size=300))
