@@ -70,6 +70,7 @@ def command_errors(
         errors: Classes of errors to print, in addition to ValueError, OSError and CheckpointError.
         is_silent: Whether to end without the sentence, because another process prints it.
     """
+    caught: tuple[type[Exception], ...] = (ValueError, OSError, CheckpointError, *errors)
     _open_closed_streams()
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:
@@ -91,7 +92,7 @@ def command_errors(
         if isinstance(error, RuntimeError) and "memory" not in str(error):  # PyTorch has no class for it on a CPU
             raise
         sys.exit(f"{program}: there is not enough memory for this; give a shorter text or a smaller model")
-    except (ValueError, OSError, CheckpointError, *errors) as error:
+    except caught as error:
         sys.exit(1 if is_silent(error) else f"{program}: {as_line(describe_error(error))}")
     finally:
         _discard_unwritable_output()

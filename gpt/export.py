@@ -31,6 +31,7 @@ from gpt.checkpoint import CheckpointError, atomic_write
 from gpt.generation import LanguageModel
 from gpt.models.base import CausalLM, Config
 from gpt.models.registry import MODEL_REGISTRY, family_of, parse_config
+from gpt.models.transformer import GPT
 from gpt.tokenizer import Tokenizer
 
 EXTRA = "archive/extra/"  # where PyTorch stores extra files in the zip archive that a .pt2 is
@@ -107,14 +108,15 @@ def check_out(out: Path, suffix: str) -> None:
         raise ValueError(f"{out} exists; remove it, or choose another --out")
 
 
-def check_is_gpt(lm: LanguageModel) -> None:
-    """Raises ValueError if other programs do not know the family of the model."""
-    family = family_of(lm.model.config)
-    if not family.in_transformers:
+def check_is_gpt(lm: LanguageModel) -> GPT:
+    """The network of a language model. Raises ValueError if it is no GPT: other programs do not know the other families."""
+    if not isinstance(lm.model, GPT):
+        family = family_of(lm.model.config)
         known = " and ".join(other.name for other in MODEL_REGISTRY.values() if other.in_transformers)
         raise ValueError(
             f"{lm.name} is {family.title}, which other programs do not know; models of the kind {known} can be exported"
         )
+    return lm.model
 
 
 @contextmanager

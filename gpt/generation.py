@@ -14,7 +14,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gpt.engine import Engine, Request, Sampler, engine_for, make_sampler
 from gpt.models.base import UNBOUNDED_CONTEXT, CausalLM, StepEngine
-from gpt.models.transformer import RotatingKVCache
 from gpt.sampling import SamplingParams, check_no_nan, sample, sampling_probs
 from gpt.text_model import TextModel
 from gpt.tokenizer import StreamDecoder
@@ -313,8 +312,7 @@ class LanguageModel(TextModel):
     def _prefill_chunked(self, ids: list[int], state: Any) -> tuple[Tensor, Any]:
         """Logits (V,) after ids, and the state."""
         if isinstance(self._engine, Engine):
-            cache = RotatingKVCache.empty(self.model.config, 1, like=torch.empty(0)) if state is None else state
-            return self._engine.prefill(ids, cache), cache
+            return self._engine.prefill(ids, state), state
         if self._engine and len(ids) == 1 and state is not None:  # a new document: most calls, for a model of short lines
             return self._engine.forward(ids, [state])[0], state
         for chunk in torch.tensor(ids).split(PREFILL_CHUNK):

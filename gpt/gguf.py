@@ -14,6 +14,7 @@ from tokenizers import pre_tokenizers
 from gpt.checkpoint import atomic_write
 from gpt.export import check_is_gpt, check_out, write_errors
 from gpt.generation import LanguageModel
+from gpt.models.transformer import GPTConfig
 from gpt.tokenizer import Tokenizer
 
 END = "<|endoftext|>"
@@ -44,13 +45,12 @@ def export_gguf(lm: LanguageModel, out: Path) -> None:
             gguf is not installed.
     """
     check_out(out, ".gguf")
-    check_is_gpt(lm)
-    content = _to_gguf(lm)
+    content = _to_gguf(lm, check_is_gpt(lm).config)
     with write_errors(out):
         atomic_write(out, content)
 
 
-def _to_gguf(lm: LanguageModel) -> bytes:
+def _to_gguf(lm: LanguageModel, config: GPTConfig) -> bytes:
     """The content of a GGUF file.
 
     llama.cpp's tokenizers have an end token. If the model has none, `END` is added, with the mean of the other logits as its
@@ -64,7 +64,6 @@ def _to_gguf(lm: LanguageModel) -> bytes:
     except ImportError:
         raise ValueError("GGUF needs the package gguf; install it with `pip install gguf`") from None
 
-    config = lm.model.config
     tokens, merges = _byte_level_bpe(lm.tokenizer)
     types = [gguf.TokenType.NORMAL] * len(tokens)
     for i in lm.tokenizer.backend.get_added_tokens_decoder():

@@ -37,12 +37,12 @@ def export_onnx(lm: LanguageModel, out: Path) -> None:
         ValueError: If the model cannot be exported, `out` exists or cannot be written, or the package onnx is not installed.
     """
     check_out(out, "")
-    check_is_gpt(lm)
+    model = check_is_gpt(lm)
     try:
         import onnx  # noqa: F401
     except ImportError:
         raise ValueError("ONNX needs the package onnx; install it with `pip install onnx`") from None
-    content = _to_onnx(lm.model).SerializeToString()
+    content = _to_onnx(model).SerializeToString()
     with write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=out.parent) as staging_dir:

@@ -192,12 +192,8 @@ class Tokenizer:
         """
         characters = [(i, c) for i, original in enumerate(text) for c in self.normalize(original)]
         known = [(i, c) for i, c in characters if self._is_known(c)]
-        spans, last = [], 0
-        for start, end in self._tokenize("".join(c for _, c in known)).offsets:
-            start = min(start, last)  # a post-processor may leave out the spaces around a word
-            last = max(end, start + 1)
-            spans.append((known[start][0], known[last - 1][0] + 1))
-        return spans
+        offsets = self._tokenize("".join(c for _, c in known)).offsets
+        return [(known[start][0], known[max(end, start + 1) - 1][0] + 1) for start, end in offsets]
 
     def _is_known(self, character: str) -> bool:
         """Whether a character has an encoding. In bytes, all have one except surrogates, which UTF-8 cannot encode."""

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import struct
@@ -103,7 +104,7 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     atomic_write(path, "old")
 
     def fail(*_):
-        raise OSError("the disk is full")
+        raise OSError(errno.ENOSPC, "the disk is full")
 
     for step in ("fsync", "replace"):
         with monkeypatch.context() as patch:

@@ -10,7 +10,6 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from gpt import Bigram, BigramConfig, LanguageModel, LatentModel, Tokenizer
-from gpt.tokenizer import Tokenizer as AnyTokenizer
 from ui import scoring
 from ui.model_registry import ModelEntry, get_model, list_models
 from ui.schema import replace_invalid
@@ -127,15 +126,6 @@ def test_hostile_text_comes_back_as_it_is(open_models, client):
     answer = post(client, ["small"], text).json()
     assert answer["text"] == replace_invalid(text) == "<img src=x onerror=alert(1)>\ufffd\ufffda"
     assert len(answer["text"]) == len(text)
-
-
-def test_spans_do_not_need_the_spaces_that_a_post_processor_leaves_out(bpe):
-    content = json.loads(bpe.backend.to_str())
-    content["post_processor"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    trimmed = AnyTokenizer.from_json(json.dumps(content))
-    text = "Both walked on, past the mill's wheel..."
-    assert trimmed.backend.encode(text).offsets != bpe.backend.encode(text).offsets
-    assert trimmed.spans(text) == bpe.spans(text)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceCard, errors
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from gpt import CheckpointError
 from gpt.checkpoint import (
@@ -35,7 +35,7 @@ SPACE_FILES = (  # what a Space runs, apart from the weights
     "app.py",
     "LICENSE",
     "gpt/**/*.py",
-    "gpt/**/*.c",
+    "gpt/**/*.[ch]",
     "ui/**/*.py",
     "ui/*.json",
     "ui/static/**/*.*",
