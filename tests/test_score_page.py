@@ -138,7 +138,7 @@ def test_what_is_missing_is_a_sentence(score_tab):
     run(page, "")
     assert "Write or paste a text first" in page.inner_text("#score .status")
     run(page, "x" * 5001)
-    assert "up to 5,000 are scored" in page.inner_text("#score .status")
+    assert "it must be a text of up to 5,000 characters" in page.inner_text("#score .status")
     run(page, "ß", "gpt-names")
     assert "knows none of these characters" in page.inner_text("#score .status")
     assert page.locator("#score .score-results").is_hidden()

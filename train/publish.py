@@ -148,8 +148,8 @@ def publish(
         HubError: If the Hub refuses or cannot be reached. Then nothing has changed there, except that the model may be
             published and the Space not.
     """
-    for name in filter(None, (repo, space)):
-        if not is_hub_id(name):
+    for name in (repo, space):
+        if name is not None and not is_hub_id(name):
             raise HubError(f"{name!r} cannot be a Hub id; give one like user/name")
     if not BRANCH.fullmatch(branch):
         raise HubError(f"{branch!r} cannot be a branch; give a name like main")

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -29,22 +30,25 @@ class Limit:
     """
 
     def __init__(self, running: int, waiting: int) -> None:
-        self._running, self._waiting, self._places = asyncio.Semaphore(running), 0, waiting
+        self._running, self._waiting, self._places = running, 0, waiting
+        self._semaphores: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
         """Wait for a turn. Raises BusyError if too many wait already."""
-        if self._running.locked() and self._waiting >= self._places:
+        # A semaphore belongs to one event loop, and a process may serve several pages, each in its own.
+        running = self._semaphores.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self._running))
+        if running.locked() and self._waiting >= self._places:
             raise BusyError
         self._waiting += 1
         try:
-            await self._running.acquire()
+            await running.acquire()
         finally:
             self._waiting -= 1
         try:
             yield
         finally:
-            self._running.release()
+            running.release()
 
 
 compute = Limit(running=2, waiting=256)  # everything but streams of text

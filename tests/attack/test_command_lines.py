@@ -53,10 +53,10 @@ NAMES = [
     "a\nb",
     "\x1b[31mred",
     "file:///etc/passwd",
-    "../../etc/passwd",
+    "../../no/such/file",
     "*",
     "-",
-    "hub.gguf.pt2/",
+    "no-folder.txt/",
     "\u202egnp",
 ]
 
