@@ -22,7 +22,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -110,13 +110,13 @@ def check_out(out: Path, suffix: str) -> None:
 
 def check_is_gpt(lm: LanguageModel) -> GPT:
     """The network of a language model. Raises ValueError if it is no GPT: other programs do not know the other families."""
-    if not isinstance(lm.model, GPT):
-        family = family_of(lm.model.config)
+    family = family_of(lm.model.config)
+    if not family.in_transformers:
         known = " and ".join(other.name for other in MODEL_REGISTRY.values() if other.in_transformers)
         raise ValueError(
             f"{lm.name} is {family.title}, which other programs do not know; models of the kind {known} can be exported"
         )
-    return lm.model
+    return cast(GPT, lm.model)
 
 
 @contextmanager
