@@ -58,7 +58,7 @@ class PageBlocks(gr.Blocks):
             values = await super().preprocess_data(block_fn, inputs, *args, **options)
             if block_fn.preprocess and None in values:
                 raise gr.Error("The request has an empty field; fill it in.")
-        except Exception as error:  # whatever Gradio's components raise for a value that they cannot read
+        except Exception as error:  # Gradio's components raise many kinds for a value that they cannot read
             refusals.add(error)
             sentence = error.message if isinstance(error, gr.Error) else SENTENCE
             raise gr.Error(sentence, print_exception=False) from None

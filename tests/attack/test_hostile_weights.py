@@ -56,7 +56,7 @@ def write_weights(folder, weights) -> None:
 
 
 def use(lm) -> None:
-    """Whatever the weights are, text comes out, or one sentence."""
+    """With any weights, text comes out, or one sentence."""
     for engine in ("C", "PyTorch") if isinstance(lm, LanguageModel) else ():
         lm.engine = engine
         for params in PARAMS:
