@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.record import run_facts
 from gpt import LanguageModel, SamplingParams, load
-from gpt.checkpoint import WEIGHTS
+from gpt.checkpoint import names
 from gpt.generation import ENGINES
 
 CHARACTERS = 300
@@ -28,12 +28,7 @@ CHARACTERS = 300
 
 def shipped_models() -> list[LanguageModel]:
     """The models under weights/ that write from left to right."""
-    models = []
-    for folder in sorted(path.parent for path in WEIGHTS.glob("*/config.json")):
-        lm = load(folder)
-        if isinstance(lm, LanguageModel):
-            models.append(lm)
-    return models
+    return [lm for lm in map(load, names()) if isinstance(lm, LanguageModel)]
 
 
 def measure(lm: LanguageModel, runs: int) -> dict[str, float]:
